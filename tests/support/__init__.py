@@ -1,0 +1,1 @@
+"""The harness that the tests share; each module says what it offers."""
