@@ -1,0 +1,1 @@
+"""The graph stage: messages + phase, level, stages -> `Graph`, with every shape inferred."""

@@ -1,0 +1,1 @@
+"""The layer types, one file per family. `netc.layers.registry` finds them by name."""

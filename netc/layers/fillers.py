@@ -1,0 +1,155 @@
+"""Fillers: how a param is filled before training."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from netc.errors import fail, nearest
+from netc.layers.types import Array, ArrayNamespace
+
+
+class VarianceNorm(enum.Enum):
+    """Which fan xavier and msra divide by."""
+
+    FAN_IN = 0
+    FAN_OUT = 1
+    AVERAGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """A `filler` message. Fields that the chosen type does not use are ignored, as in every published net."""
+
+    type: str = "constant"
+    value: float = 0.0
+    min: float = 0.0
+    max: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+    sparse: int = -1
+    variance_norm: VarianceNorm = VarianceNorm.FAN_IN
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws differ."""
+        return self.type not in ("constant", "bilinear")
+
+    def check(self) -> None:
+        """Raise a NetcError for an unknown type, so that it is told before anything runs."""
+        if self.type not in _FILLERS:
+            raise fail(
+                f"unknown filler type '{self.type}'",
+                expected=", ".join(sorted(_FILLERS)),
+                got=self.type,
+                hint=nearest(self.type, _FILLERS),
+            )
+
+    def draw(self, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
+        """Return a float32 array of `shape`, drawn from the numpy Generator `rng`.
+
+        Raises NetcError when the type is unknown or the shape does not suit it (bilinear wants square kernels).
+        """
+        self.check()
+        return xp.asarray(_FILLERS[self.type](self, xp, rng, shape), dtype="float32")
+
+    def fan(self, shape: tuple[int, ...]) -> float:
+        """Return the number of inputs (outputs, or the mean of both) of one unit.
+
+        As in Caffe: fan-in is count / shape[0], fan-out is count / shape[1] (count for a vector).
+        """
+        count = math.prod(shape)
+        fan_in = count / (shape[0] if shape else 1)
+        fan_out = count / shape[1] if len(shape) > 1 else count
+        match self.variance_norm:
+            case VarianceNorm.FAN_IN:
+                return fan_in
+            case VarianceNorm.FAN_OUT:
+                return fan_out
+            case VarianceNorm.AVERAGE:
+                return (fan_in + fan_out) / 2
+
+
+def _constant(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    return xp.full(shape, filler.value)
+
+
+def _uniform(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    if filler.min > filler.max:
+        raise fail(
+            "uniform filler: min is above max",
+            expected="min <= max",
+            got=f"min {filler.min}, max {filler.max}",
+        )
+    return rng.uniform(filler.min, filler.max, shape)
+
+
+def _gaussian(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Normal values; with `sparse: s` each survives with probability s / shape[0]."""
+    values = rng.normal(filler.mean, filler.std, shape)
+    if filler.sparse < 0:
+        return values
+    units = shape[0] if shape else 1
+    return values * (rng.random(shape) < min(1.0, filler.sparse / units))
+
+
+def _xavier(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Uniform with variance 1 / fan. Glorot and Bengio, AISTATS 2010."""
+    bound = math.sqrt(3.0 / filler.fan(shape))
+    return rng.uniform(-bound, bound, shape)
+
+
+def _msra(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Normal with variance 2 / fan. He et al., ICCV 2015."""
+    return rng.normal(0.0, math.sqrt(2.0 / filler.fan(shape)), shape)
+
+
+def _positive_unitball(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Uniform in 0..1, scaled so that each unit's weights sum to 1."""
+    values = rng.random(shape)
+    sums = values.reshape(shape[0] if shape else 1, -1).sum(axis=1)
+    return values / sums.reshape((-1,) + (1,) * (len(shape) - 1))
+
+
+def _bilinear(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Interpolation weights for up-sampling by a Deconvolution. Long et al., CVPR 2015."""
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise fail(
+            "bilinear filler: the kernel is not square",
+            expected="a blob of 4 axes with kernel_h == kernel_w",
+            got=f"shape {shape}",
+        )
+    size = shape[3]
+    factor = math.ceil(size / 2)
+    center = (2 * factor - 1 - factor % 2) / (2.0 * factor)
+    ramp = [1 - abs(i / factor - center) for i in range(size)]
+    kernel = [[a * b for b in ramp] for a in ramp]
+    return xp.broadcast_to(xp.asarray(kernel), shape)
+
+
+_FILLERS: dict[str, Callable[[Filler, ArrayNamespace, Any, tuple[int, ...]], Array]] = {
+    "constant": _constant,
+    "uniform": _uniform,
+    "gaussian": _gaussian,
+    "xavier": _xavier,
+    "msra": _msra,
+    "positive_unitball": _positive_unitball,
+    "bilinear": _bilinear,
+}

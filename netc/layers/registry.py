@@ -1,0 +1,78 @@
+"""The registry of layer types: name in the text -> dataclass, and the messages its fields come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import TypeVar
+
+from netc.errors import fail, nearest
+from netc.layers.types import Layer
+
+ENTRY_POINTS = "netc.layers"
+
+LayerClass = TypeVar("LayerClass", bound=Layer)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerType:
+    """One registered type: its class and the parameter messages that its fields are read from."""
+
+    name: str
+    cls: type[Layer]
+    params: tuple[str, ...]
+
+
+_types: dict[str, LayerType] = {}
+
+
+def layer(name: str, *params: str) -> Callable[[type[LayerClass]], type[LayerClass]]:
+    """Register a layer class under its name in the text.
+
+    `params` name the fields of LayerParameter ("convolution_param") whose own fields fill the dataclass. A
+    dataclass field named like a LayerParameter field (`phase`, `top`, `transform_param`) is filled from there.
+    A second class of the same name is a bug and raises.
+    """
+
+    def register(cls: type[LayerClass]) -> type[LayerClass]:
+        if name in _types:
+            raise RuntimeError(f"layer type {name!r} is defined by {_types[name].cls} and by {cls}")
+        cls.type = name
+        _types[name] = LayerType(name, cls, params)
+        return cls
+
+    return register
+
+
+@functools.cache
+def _load() -> Mapping[str, LayerType]:
+    import netc.layers as families
+
+    for module in pkgutil.iter_modules(families.__path__):
+        importlib.import_module(f"netc.layers.{module.name}")
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        point.load()
+    return _types
+
+
+def layer_types() -> Mapping[str, LayerType]:
+    """Return every known type by name, third parties' included."""
+    return _load()
+
+
+def find(name: str) -> LayerType:
+    """Return the type of that name; an unknown one is an error with the nearest known name."""
+    types = _load()
+    if name not in types:
+        raise fail(
+            f"unknown layer type '{name}'",
+            expected=f"one of the {len(types)} known types",
+            got=f"'{name}'",
+            hint=nearest(name, types)
+            or f"a type of your own can be added through the entry-point group '{ENTRY_POINTS}'",
+        )
+    return types[name]

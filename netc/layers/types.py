@@ -1,0 +1,334 @@
+"""What a layer type is made of: the values its rules take and give.
+
+A layer type is a frozen dataclass derived from `Layer`. Its fields are the schema fields it reads; its methods
+are its rules; it has no other state. This module knows no array library: arrays arrive as arguments together
+with the namespace `xp` (NumPy or CuPy) that works on them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from netc.layers.fillers import Filler
+
+# Arrays are NumPy's or CuPy's. No static type covers both: the two libraries share names, not classes, and a
+# Protocol with every operator used in the maths would say less than these two names do.
+Array = Any
+ArrayNamespace = Any
+
+
+class Phase(enum.Enum):
+    """Which of the two nets in one text is meant. The values are those of the schema's `Phase`."""
+
+    TRAIN = 0
+    TEST = 1
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer of a rule, the graph turns it into a NetcError
+    """A layer's answer to bottoms or settings that it cannot work with.
+
+    `setting` names the schema field to point at, "" for the layer as a whole. The caller adds the place.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: object = "",
+        got: object = "",
+        hint: str = "",
+        setting: str = "",
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = str(expected)
+        self.got = str(got)
+        self.hint = hint
+        self.setting = setting
+
+
+@dataclass(frozen=True, slots=True)
+class BlobType:
+    """The shape of a blob. Every blob holds float32 (labels and indices too, as in Caffe)."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def axes(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def count(self) -> int:
+        """The number of elements; 1 for shape ()."""
+        return math.prod(self.shape)
+
+    def span(self, first: int, last: int | None = None) -> int:
+        """Return the number of elements in the axes first..last-1 (to the end by default)."""
+        return math.prod(self.shape[first:last])
+
+    def axis(self, index: int, setting: str = "axis") -> int:
+        """Return `index` counted from the front; refuse one outside -axes..axes-1."""
+        if not -self.axes <= index < self.axes:
+            raise Refusal(
+                f"{setting} {index} is out of range",
+                expected=f"{-self.axes} <= {setting} < {self.axes}",
+                got=f"{setting} {index}, bottom of shape {self}",
+                setting=setting,
+            )
+        return index % self.axes if self.axes else 0
+
+    def __str__(self) -> str:
+        return "(" + ", ".join(map(str, self.shape)) + ("," if self.axes == 1 else "") + ")"
+
+
+@dataclass(frozen=True, slots=True)
+class ParamType:
+    """A learnable blob: shape, how it is first filled, and its rates where the text gives none.
+
+    `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is refused.
+    """
+
+    shape: tuple[int, ...]
+    filler: Filler
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptType:
+    """A blob that a layer keeps for itself: from forward to backward, or (persistent) from pass to pass.
+
+    Persistent blobs start at zero and belong to a snapshot; the others may share memory with anything
+    that does not live between this layer's forward and its backward.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    persistent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What `infer` finds out: shapes of the tops, learnable params in Caffe's order, kept blobs."""
+
+    tops: tuple[BlobType, ...]
+    params: tuple[ParamType, ...] = ()
+    kept: tuple[KeptType, ...] = ()
+
+
+class Reads(enum.Flag):
+    """What a backward pass looks at besides the top diffs, the params and the kept blobs."""
+
+    NOTHING = 0
+    BOTTOM = enum.auto()
+    TOP = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Arity:
+    """How many bottoms or tops a type takes; `most` None means any number."""
+
+    least: int
+    most: int | None
+
+    def allows(self, n: int) -> bool:
+        """Say whether n blobs are acceptable."""
+        return self.least <= n and (self.most is None or n <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"at least {self.least}"
+        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+
+
+def exactly(n: int) -> Arity:
+    """Return the arity "n, no more, no fewer"."""
+    return Arity(n, n)
+
+
+def between(least: int, most: int) -> Arity:
+    """Return the arity "least to most"."""
+    return Arity(least, most)
+
+
+def at_least(n: int) -> Arity:
+    """Return the arity "n or more"."""
+    return Arity(n, None)
+
+
+@dataclass(slots=True)
+class ForwardCall:
+    """What a forward pass is given.
+
+    `kept` and the params of statistics are written in place. `out` holds the buffers that the tops go to: a
+    rule may compute into them (`xp.matmul(a, b, out=call.out[0])`) or return fresh arrays, which are then copied.
+    `random()` gives the numpy Generator of (seed, layer name, pass): equal on every repeat of that pass.
+    """
+
+    xp: ArrayNamespace
+    bottoms: tuple[Array, ...]
+    params: tuple[Array, ...]
+    kept: tuple[Array, ...]
+    out: tuple[Array, ...]
+    random: Callable[[], Any]
+
+
+@dataclass(slots=True)
+class BackwardCall:
+    """What a backward pass is given. Only what `backward_reads` names may be looked at in bottoms and tops.
+
+    `wants_bottoms[i]` and `wants_params[i]` say which gradients somebody will read: the others need not be computed.
+    """
+
+    xp: ArrayNamespace
+    bottoms: tuple[Array, ...]
+    tops: tuple[Array, ...]
+    params: tuple[Array, ...]
+    kept: tuple[Array, ...]
+    top_diffs: tuple[Array, ...]
+    wants_bottoms: tuple[bool, ...]
+    wants_params: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What a backward pass returns: one array or None per bottom and per param.
+
+    The caller stores or adds them, so that a rule never needs to know who else reads a blob.
+    """
+
+    bottoms: tuple[Array | None, ...] = ()
+    params: tuple[Array | None, ...] = ()
+
+
+class Value(Protocol):
+    """A tensor of the ONNX graph under construction: a name with a shape."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as inferred by netc (the batch size of the text, also in a dynamic export)."""
+        ...
+
+
+class OnnxBuilder(Protocol):
+    """What a lowering rule is handed. The layer files need no onnx package."""
+
+    opset: int
+    xp: ArrayNamespace
+
+    def op(self, op_type: str, *inputs: Value | None, outputs: int = 1, **attributes: Any) -> Any:
+        """Add a node; return its Value, or a tuple of them when `outputs` > 1. None inputs are left out."""
+        ...
+
+    def constant(self, value: Any, dtype: str = "float32") -> Value:
+        """Add an initializer holding `value` (array, list or number)."""
+        ...
+
+    def array(self, value: Value) -> Array | None:
+        """Return the content of a constant or of a param, None for a computed tensor."""
+        ...
+
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        """Reshape, keeping a dynamic batch axis dynamic; refuses what mixes that axis with others."""
+        ...
+
+    def cast(self, x: Value, dtype: str) -> Value:
+        """Add a Cast node to a NumPy dtype name."""
+        ...
+
+    def refuse(self, what: str, *, hint: str = "") -> Refusal:
+        """Return the error to raise for what ONNX cannot say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One layer of the small net that a type expands to. Blob names starting with "." are private to it."""
+
+    name: str
+    layer: Layer
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The base of every layer type: the facts and rules with their defaults.
+
+    A subclass states its facts as class variables and overrides `infer`, `forward`, and what else applies.
+    """
+
+    #: The type's name in the text, set by the `layer` decorator.
+    type: ClassVar[str] = ""
+    #: How many bottoms and tops it takes.
+    bottoms: ClassVar[Arity] = exactly(1)
+    tops: ClassVar[Arity] = exactly(1)
+    #: One top for each bottom (Convolution with three bottoms has three tops).
+    tops_match_bottoms: ClassVar[bool] = False
+    #: The first top enters the objective with weight 1, and may be left out of the text.
+    loss: ClassVar[bool] = False
+    #: It reads a file or a database: `infer` is given the types of one item's blobs as if they were bottoms.
+    source: ClassVar[bool] = False
+    #: The caller sets its tops (Input).
+    fed: ClassVar[bool] = False
+    #: Elementwise: the top may lie where bottom 0 lies, the bottom diff where the top diff lies.
+    in_place: ClassVar[bool] = False
+    #: Each top is bottom 0 with the same elements in the same order.
+    view: ClassVar[bool] = False
+    #: A top with the name of its bottom is refused, as Caffe does.
+    refuses_in_place: ClassVar[bool] = False
+
+    # -- rules ---------------------------------------------------------------------------------------------
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        """Return shapes, params and kept blobs, or raise `Refusal`. The only authority on shapes."""
+        raise TypeError(f"layer type {self.type} lacks a shape rule")
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        """Return the layers that stand for this one, or None for a type with its own rules.
+
+        In the parts' names "$b0", "$t0" stand for the layer's bottoms and tops.
+        """
+        return None
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        """Return the tops."""
+        raise TypeError(f"layer type {self.type} lacks a forward rule")
+
+    def backward_reads(self) -> Reads:
+        """Say what `backward` looks at, from which the plan computes lifetimes and in-place safety."""
+        return Reads.BOTTOM | Reads.TOP
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        """Say which bottoms a gradient can flow to. All False: the type stops gradients."""
+        return (True,) * n_bottoms
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        """Return the gradients for the bottoms and params that are wanted."""
+        raise TypeError(f"layer type {self.type} lacks a backward rule")
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        """Return the tops as ONNX values, TEST phase."""
+        raise g.refuse("this type has no ONNX form")
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        """Return the multiply-adds of one forward pass; types that only move or compare data cost 0."""
+        return 0
+
+    def deployed(self) -> Layer | None:
+        """Return what stands in this layer's place in a net for inference; None drops it.
+
+        A loss gives its activation, applied to bottom 0; a dropped loss leaves bottom 0 as an output.
+        """
+        return None if self.loss else self
+
