@@ -101,7 +101,7 @@ class Run:
         wants_bottoms: Sequence[bool] | None = None,
         wants_params: Sequence[bool] | None = None,
     ) -> Gradients:
-        """Run the backward rule. Where `backward_reads` is silent it sees NaNs of the right shape."""
+        """Run the backward rule. Where `backward_reads` is silent it sees NaNs, well shaped."""
         reads = self.layer.backward_reads()
         if wants_bottoms is None:
             wants_bottoms = self.layer.gradient_bottoms(len(self.bottoms))
