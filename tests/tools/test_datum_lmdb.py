@@ -35,9 +35,11 @@ def test_the_bytes_of_a_datum_are_those_that_caffe_wrote() -> None:
     # The golden database was written by Caffe itself.
     reference = np.load(CONFORMANCE / "images_reference.npz")
     images = reference["images"].astype(np.uint8)
-    with lmdb.open(str(CONFORMANCE / "images_lmdb"), readonly=True, lock=False) as env:
-        with env.begin() as transaction:
-            stored = [bytes(value) for _, value in transaction.cursor()]
+    with (
+        lmdb.open(str(CONFORMANCE / "images_lmdb"), readonly=True, lock=False) as env,
+        env.begin() as transaction,
+    ):
+        stored = [bytes(value) for _, value in transaction.cursor()]
     assert stored == [
         raw_datum(image, int(label))
         for image, label in zip(images, reference["labels"], strict=True)

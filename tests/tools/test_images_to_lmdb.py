@@ -92,7 +92,7 @@ def test_every_bad_line_and_image_is_named(photos: Path, monkeypatch: pytest.Mon
         convert(monkeypatch, photos, "a.png 0\na.png\nb c.png\na.png 1.5\n")
     text = str(caught.value)
     assert [n for n in range(1, 5) if f"list.txt:{n}:1" in text] == [2, 3, 4]
-    assert "'b c.png'" in text or "got       b c.png" in text
+    assert "got       b c.png" in text
 
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
     (photos / "empty.jpg").touch()

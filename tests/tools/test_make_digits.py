@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datum_lmdb import read_datums
 
-# Of scikit-learn's load_digits(): images.astype("uint8").tobytes() + target.astype("uint8").tobytes()
+# Of the images and then the labels of scikit-learn's load_digits(), each as uint8.
 SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 
 
