@@ -276,7 +276,7 @@ class Layer:
     #: The first top enters the objective with weight 1, and may be left out of the text.
     loss: ClassVar[bool] = False
     #: It reads a file or a database: `infer` is given the types of one item's blobs as if they were bottoms.
-    source: ClassVar[bool] = False
+    reads_data: ClassVar[bool] = False
     #: The caller sets its tops (Input).
     fed: ClassVar[bool] = False
     #: Elementwise: the top may lie where bottom 0 lies, the bottom diff where the top diff lies.
