@@ -31,7 +31,7 @@ def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     )
 
 
-def test_mask(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def held_out(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which images are test images: each class's 5th, 10th, 15th, ... in file order."""
     mask = np.zeros(len(labels), np.bool_)
     for digit in np.unique(labels):
@@ -50,7 +50,7 @@ def main() -> None:
     folder = parser.parse_args().output
 
     images, labels = load_digits()
-    is_test = test_mask(labels)
+    is_test = held_out(labels)
     for name, digits in SETS.items():
         for part, chosen in (("train", ~is_test), ("test", is_test)):
             wanted = np.flatnonzero(chosen & np.isin(labels, list(digits)))
