@@ -117,7 +117,11 @@ class KeptType:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What `infer` finds out: shapes of the tops, learnable params in Caffe's order, kept blobs."""
+    """What `infer` finds out: shapes of the tops, learnable params in Caffe's order, kept blobs.
+
+    `tops` may list more than the text names: optional tops that nobody wants are left out by the graph, and
+    `out`, `tops` and `top_diffs` of the calls hold only the named ones.
+    """
 
     tops: tuple[BlobType, ...]
     params: tuple[ParamType, ...] = ()
@@ -285,6 +289,8 @@ class Layer:
     view: ClassVar[bool] = False
     #: A top with the name of its bottom is refused, as Caffe does.
     refuses_in_place: ClassVar[bool] = False
+    #: What the params are called in other formats ("conv1.weight"), in order; params beyond are numbered.
+    param_names: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     # -- rules ---------------------------------------------------------------------------------------------
 
