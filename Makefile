@@ -17,7 +17,7 @@ PIP     = $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart digits test lint format clean distclean
+.PHONY: help quickstart test lint format clean distclean
 
 help:
 	@echo 'make quickstart   train a digits net, fine-tune it, export it to ONNX, run it there'
@@ -48,6 +48,21 @@ $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
 	@echo 'Installing netc, its dependencies and the test and lint tools into $(VENV) (only this first time)'
 	@$(PIP) install --editable '.[test,lint]'
 	@touch $@ $(VENV)/.installed
+
+# -- the tour ---------------------------------------------------------------------------------
+
+quickstart: $(VENV)/.installed
+	$(RUN) tools/make_digits.py $(DIGITS)
+	@printf '\n== A base net for the digits 0 to 4\n\n'
+	$(NETC) train -solver solvers/digits_0_4.yaml
+	@printf '\n== Fine-tuned for 5 to 9: the same net, its last layer renamed\n\n'
+	$(NETC) train -solver solvers/digits_5_9.yaml -weights $(DIGITS)/digits_0_4_iter_300.caffemodel
+	@printf '\n== All ten digits\n\n'
+	$(NETC) train -solver solvers/digits.yaml
+	@printf '\n== Exported to ONNX, compared with netc there, and run on the test images\n\n'
+	$(NETC) export -model zoo/digits/digits.yaml -weights $(DIGITS)/digits_iter_900.caffemodel \
+	    -output $(DIGITS)/digits.onnx
+	$(RUN) tools/quickstart_predict.py $(DIGITS)/digits.onnx -at_least 98
 
 # -- checks -----------------------------------------------------------------------------------
 
