@@ -61,7 +61,7 @@ def smooth(*shape: int, seed: int = 0) -> np.ndarray:
 def strided(array: np.ndarray) -> np.ndarray:
     """Return the same values in memory that is not contiguous on any axis."""
     wide = np.full([2 * n for n in array.shape], np.nan, array.dtype)
-    view = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    view = wide[(..., *(slice(None, None, 2) for _ in array.shape))]
     view[...] = array
     return view
 
