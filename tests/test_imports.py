@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,31 +20,46 @@ PACKAGE = ROOT / "netc"
 
 # stage: (the stages it may use, the third-party modules it may use)
 #
-# `errors` and `_version` know nothing of netc and may be used everywhere.
+# `errors` and `_version` know nothing of netc and may be used everywhere. A module with a line of
+# its own is a stage of its own: plans are made against the backends' contract, while the backends
+# themselves take the plan's words.
 ALLOWED: dict[str, tuple[str, str]] = {
     "text": ("", "yaml"),
     "schema": ("text", "google"),
     "layers": ("", ""),  # handed its array namespace and its ONNX builder
     "graph": ("schema layers", "google"),
     "weights": ("schema", "google numpy h5py"),
-    "data": ("schema layers graph", "google numpy lmdb h5py cv2"),
-    "backends": ("layers graph", "numpy cupy"),
-    "plan": ("layers graph backends", "numpy"),
-    "runtime": ("layers graph backends plan", "numpy"),
-    "export": ("schema layers graph weights plan runtime backends", "numpy onnx onnxruntime"),
-    "ingest": ("schema layers graph weights", "numpy onnx"),
+    "data": ("schema layers graph weights", "google numpy lmdb h5py cv2"),
+    "backends.base": ("layers graph", ""),
+    "plan": ("layers graph backends.base", "numpy"),
+    "runtime": ("layers graph backends.base plan", "numpy"),
+    "backends": ("layers graph backends.base plan", "numpy cupy"),
+    # The stages in a row, for those who run nets.
+    "assemble": ("schema layers graph data backends.base plan runtime", "numpy"),
+    "export": (
+        "schema layers graph weights backends backends.base plan runtime assemble",
+        "google numpy onnx onnxruntime",
+    ),
+    "ingest": ("schema layers graph weights", "google numpy onnx"),
     "report": ("schema layers graph plan", "numpy"),
-    "train": ("schema layers graph weights data backends plan runtime report", "google numpy"),
+    "train": (
+        "schema layers graph weights data backends backends.base plan runtime assemble report",
+        "google numpy",
+    ),
     "pycaffe": (
-        "text schema layers graph weights data backends plan runtime train",
+        "text schema layers graph weights data backends backends.base plan runtime assemble train",
         "google numpy cv2 h5py",
     ),
     "cli": (
-        "text schema layers graph weights data backends plan runtime export ingest report train",
+        "text schema layers graph weights data backends backends.base plan runtime assemble "
+        "export ingest report train",
         "google numpy",
     ),
 }
 EVERYWHERE = {"errors", "_version"}
+
+# `_typeshed` is the standard library's own types, for type checkers only.
+STANDARD = sys.stdlib_module_names | {"_typeshed"}
 
 # What no one may pay for who asks for help or checks a file.
 HEAVY = {"cupy", "cv2", "h5py", "lmdb", "onnx", "onnxruntime", "torch"}
@@ -78,8 +93,14 @@ def imports_of(path: Path) -> Iterator[Import]:
 
 def stage_of(path: Path) -> str:
     """Return the stage of a source file, "" for the package's own __init__."""
-    first = path.relative_to(PACKAGE).parts[0]
-    return "" if first == "__init__.py" else first.removesuffix(".py")
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else stage_of_module(parts)
+
+
+def stage_of_module(parts: Sequence[str]) -> str:
+    """Return the stage of a module, given without the leading "netc"."""
+    two = ".".join(parts[:2])
+    return two if two in ALLOWED else parts[0]
 
 
 def violations(path: Path) -> list[str]:
@@ -91,13 +112,13 @@ def violations(path: Path) -> list[str]:
         stages, packages = ({*part.split()} for part in ALLOWED[stage])
     found = []
     for imported in imports_of(path):
-        top, _, rest = imported.module.partition(".")
+        top, *rest = imported.module.split(".")
         if top == "netc":
-            target = rest.split(".")[0]
-            if target.startswith("__") or target in ("", stage) or target in EVERYWHERE | stages:
+            target = stage_of_module(rest) if rest else stage
+            if target == stage or target.startswith("__") or target in EVERYWHERE | stages:
                 continue
             found.append(f"{imported.place}: netc.{stage} may not use netc.{target}")
-        elif top not in sys.stdlib_module_names and top not in packages:
+        elif top not in STANDARD and top not in packages:
             found.append(f"{imported.place}: netc.{stage} may not use {top}")
     return found
 
