@@ -1,7 +1,7 @@
 """One call that checks a layer type through its rules, and the golden vectors.
 
     check_layer(ReLU(negative_slope=0.1), [distinct(2, 3, 4)])
-    check_vector("relu__leaky", relu=ReLU(negative_slope=0.1))
+    check_vector("relu__slope")
 
 Inputs must lie away from kinks and ties, because gradients are compared with central differences:
 `distinct` gives such values, `smooth` gives normal ones for types without kinks.
@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
+from netc.layers import registry
 from netc.layers.types import (
     BackwardCall,
     BlobType,
@@ -30,6 +32,8 @@ from netc.layers.types import (
     Reads,
     Signature,
 )
+from netc.schema import netc_pb2
+from netc.schema.convert import bind_fields
 
 VECTORS = Path(__file__).parents[1] / "conformance" / "layers"
 
@@ -452,13 +456,26 @@ def load_vector(name: str) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def check_vector(name: str, /, **layers: Layer) -> None:
-    """Compare layers, given by their names in the vector's text, with what Caffe computed.
+def vector_layers(name: str) -> dict[str, Layer]:
+    """Return the layers of a golden vector's text by their names, without the Input ones."""
+    vector = load_vector(name)
+    net = text_format.Parse(str(vector["prototxt"]), netc_pb2.NetParameter())
+    layers = {}
+    for message in net.layer:
+        if message.type != "Input":
+            kind = registry.find(message.type)
+            message.phase = netc_pb2.Phase.Value(str(vector["phase"]))
+            params = [getattr(message, param) for param in kind.params]
+            layers[message.name], _ = bind_fields(kind.cls, params, outer=message)
+    return layers
 
-    Every layer but the Input ones must be given; names that are no Python names go in through
-    `**{"a-b": x}`. The text is not bound here, only its names are read: the settings are those of
-    the objects given.
+
+def check_vector(name: str, /, **layers: Layer) -> None:
+    """Compare what Caffe computed with the layers of the vector's text.
+
+    Layers given by name take the place of those of the text.
     """
+    layers = vector_layers(name) | layers
     vector = load_vector(name)
 
     def under(prefix: str) -> dict[str, np.ndarray]:
