@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """A place in a text file. `line` and `column` count from 1; 0 means the file as a whole."""
+    """A place in a text file. `line` and `column` count from 1; 0 means the file as a whole.
+
+    `source` is the text that was read, where the reader has it: a message then shows the line that
+    was meant, also for text that never was a file or has changed since.
+    """
 
     file: str
     line: int = 0
     column: int = 0
+    source: str | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -31,8 +36,8 @@ class Span:
 class Problem:
     """One mistake, in the words that the user will read.
 
-    `what` names the mistake in one line, without a final full stop; `expected`, `got` and `hint` are each one
-    line or a few. `layer` is "'conv2' (Convolution)" where a layer is to blame.
+    `what` names the mistake in one line, without a final full stop; `expected`, `got` and `hint` are
+    each one line or a few. `layer` is "'conv2' (Convolution)" where a layer is to blame.
     """
 
     what: str
@@ -52,9 +57,13 @@ class Problem:
     def render(self, *, source: bool = True) -> str:
         """Return the whole message: headline, source line with a caret, expected, got, hint."""
         lines = [self.headline()]
-        if source and self.span and self.span.line and (text := _source_line(self.span)) is not None:
-            shown = text.expandtabs(4)
-            caret = len(text[: max(self.span.column - 1, 0)].expandtabs(4))
+        if (
+            source
+            and self.span
+            and self.span.line
+            and (text := _source_line(self.span)) is not None
+        ):
+            shown, caret = _excerpt(text, self.span.column)
             lines += [f"    | {shown}", f"    | {' ' * caret}^"]
         for label, value in (("expected", self.expected), ("got", self.got), ("hint", self.hint)):
             if value:
@@ -121,8 +130,12 @@ class Problems:
     def raise_any(self) -> None:
         """Raise everything collected, in order of place, or do nothing."""
         if self._found:
-            unique = dict.fromkeys(self._found)
-            raise NetcError(*unique)
+            raise NetcError(*in_order(self._found))
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems by place, each once; those without a place come last."""
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.span is None, p.span or Span("")))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -133,8 +146,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _source_line(span: Span) -> str | None:
-    try:
-        lines = Path(span.file).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
+    text = span.source
+    if text is None:
+        try:
+            text = Path(span.file).read_text(encoding="utf-8-sig", errors="replace")
+        except (OSError, ValueError):  # a name such as "<text>" or one with a NUL in it
+            return None
+    lines = text.split("\n")  # not splitlines: form feeds and the like end no line here
     return lines[span.line - 1] if span.line <= len(lines) else None
+
+
+def _excerpt(line: str, column: int, width: int = 100) -> tuple[str, int]:
+    """Return what to show of a line, cut around the caret if long, and how far in the caret is."""
+    before = line[: max(column - 1, 0)].expandtabs(4)
+    shown = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line.expandtabs(4)
+    )
+    shown = shown.rstrip()
+    start = max(0, len(before) - width * 2 // 3) if len(shown) > width else 0
+    cut = shown[start : start + width]
+    left = "... " if start else ""
+    right = " ..." if start + width < len(shown) else ""
+    return f"{left}{cut}{right}", len(left) + len(before) - start

@@ -3,10 +3,9 @@
     python tools/generate_schema.py            write both files
     python tools/generate_schema.py --check    write nothing; exit 1 where they are stale
 
-Needs grpcio-tools, which brings a protoc with it. The module is not protoc's own Python output: that
-refuses runtimes older than itself and those two major versions newer, whereas a serialised
-descriptor loads everywhere. So any protobuf from 5.26 on will do, and the module's text does not
-depend on the version of protoc.
+Needs grpcio-tools, which brings a protoc with it. The module is not protoc's own Python output:
+that refuses runtimes older than itself and those two major versions newer, whereas a serialised
+descriptor loads everywhere, and its text does not depend on the version of protoc.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MODULE = ROOT / "netc" / "schema" / "netc_pb2.py"
 STUB = MODULE.with_suffix(".pyi")
 
 _MODULE_TEXT = '''\
-"""The messages of `proto/netc.proto`. Made by tools/generate_schema.py: edit that file, not this."""
+"""The messages of `proto/netc.proto`, from which tools/generate_schema.py made this file."""
 
 # ruff: noqa
 # fmt: off

@@ -1,4 +1,4 @@
-"""The messages of `proto/netc.proto`. Made by tools/generate_schema.py: edit that file, not this."""
+"""The messages of `proto/netc.proto`, from which tools/generate_schema.py made this file."""
 
 # ruff: noqa
 # fmt: off

@@ -1,4 +1,4 @@
-"""The schema again, with the arrays of `BlobProto` left as bytes: what weights files are read through.
+"""The schema with the arrays of `BlobProto` left as bytes: what weights files are read through.
 
 A packed `repeated float` has the same wire format as a `bytes` field, so a file of 500 MB is read
 without making a Python float of each value. Every message of `netc_pb2` exists here under the same
@@ -57,7 +57,8 @@ def array_bytes(blob: Message, field: str) -> bytes:
     """
     chunks: list[bytes] = list(getattr(blob, field))
     number = blob.DESCRIPTOR.fields_by_name[field].number
-    unpacked = any(u.field_number == number for u in unknown_fields.UnknownFieldSet(blob))
+    unknown: Any = unknown_fields.UnknownFieldSet(blob)
+    unpacked = any(other.field_number == number for other in unknown)
     if not unpacked:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if chunks:

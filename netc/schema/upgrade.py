@@ -1,0 +1,607 @@
+"""Old formats of nets and solvers, rewritten as the current one when they are read.
+
+Caffe's text and weights files come in three generations: V0 (`layers { layer { type: "conv" } }`,
+2013), V1 (`layers { type: CONVOLUTION }`, 2014) and the current `layer { type: "Convolution" }`.
+What is rewritten, and into what, is BVLC Caffe 1.0's; where Caffe goes on after a complaint, or
+drops something without one, this is an error.
+
+Everything works on messages, those of `netc_pb2` and of `weights_pb2` alike, so that weights files
+are upgraded by the same code. Places in the text, where there is one, go along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from netc.errors import NetcError, Problem, Span, in_order, nearest
+from netc.schema.places import Places
+
+M = TypeVar("M", bound=Message)
+
+# V1 type -> the current name.
+_V1_TYPES = {
+    "NONE": "",
+    "ABSVAL": "AbsVal",
+    "ACCURACY": "Accuracy",
+    "ARGMAX": "ArgMax",
+    "BNLL": "BNLL",
+    "CONCAT": "Concat",
+    "CONTRASTIVE_LOSS": "ContrastiveLoss",
+    "CONVOLUTION": "Convolution",
+    "DATA": "Data",
+    "DECONVOLUTION": "Deconvolution",
+    "DROPOUT": "Dropout",
+    "DUMMY_DATA": "DummyData",
+    "EUCLIDEAN_LOSS": "EuclideanLoss",
+    "ELTWISE": "Eltwise",
+    "EXP": "Exp",
+    "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "HINGE_LOSS": "HingeLoss",
+    "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData",
+    "INFOGAIN_LOSS": "InfogainLoss",
+    "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN",
+    "MEMORY_DATA": "MemoryData",
+    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN",
+    "POOLING": "Pooling",
+    "POWER": "Power",
+    "RELU": "ReLU",
+    "SIGMOID": "Sigmoid",
+    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
+    "SILENCE": "Silence",
+    "SLICE": "Slice",
+    "SOFTMAX": "Softmax",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "SPLIT": "Split",
+    "TANH": "TanH",
+    "THRESHOLD": "Threshold",
+    "WINDOW_DATA": "WindowData",
+}
+
+# V0 type -> V1 type, and the message that holds the settings of the type.
+_V0_TYPES = {
+    "accuracy": ("ACCURACY", ""),
+    "bnll": ("BNLL", ""),
+    "concat": ("CONCAT", "concat_param"),
+    "conv": ("CONVOLUTION", "convolution_param"),
+    "data": ("DATA", "data_param"),
+    "dropout": ("DROPOUT", "dropout_param"),
+    "euclidean_loss": ("EUCLIDEAN_LOSS", ""),
+    "flatten": ("FLATTEN", ""),
+    "hdf5_data": ("HDF5_DATA", "hdf5_data_param"),
+    "hdf5_output": ("HDF5_OUTPUT", ""),
+    "im2col": ("IM2COL", ""),
+    "images": ("IMAGE_DATA", "image_data_param"),
+    "infogain_loss": ("INFOGAIN_LOSS", "infogain_loss_param"),
+    "innerproduct": ("INNER_PRODUCT", "inner_product_param"),
+    "lrn": ("LRN", "lrn_param"),
+    "multinomial_logistic_loss": ("MULTINOMIAL_LOGISTIC_LOSS", ""),
+    "pool": ("POOLING", "pooling_param"),
+    "relu": ("RELU", ""),
+    "sigmoid": ("SIGMOID", ""),
+    "softmax": ("SOFTMAX", ""),
+    "softmax_loss": ("SOFTMAX_LOSS", ""),
+    "split": ("SPLIT", ""),
+    "tanh": ("TANH", ""),
+    "window_data": ("WINDOW_DATA", "window_data_param"),
+}
+
+# V0 field -> its current name, and the V0 types that may set it.
+_V0_SETTINGS: dict[str, tuple[str, str]] = {
+    "num_output": ("num_output", "conv innerproduct"),
+    "biasterm": ("bias_term", "conv innerproduct"),
+    "weight_filler": ("weight_filler", "conv innerproduct"),
+    "bias_filler": ("bias_filler", "conv innerproduct"),
+    "pad": ("pad", "conv pool"),
+    "kernelsize": ("kernel_size", "conv pool"),
+    "group": ("group", "conv"),
+    "stride": ("stride", "conv pool"),
+    "pool": ("pool", "pool"),
+    "dropout_ratio": ("dropout_ratio", "dropout"),
+    "local_size": ("local_size", "lrn"),
+    "alpha": ("alpha", "lrn"),
+    "beta": ("beta", "lrn"),
+    "k": ("k", "lrn"),
+    "source": ("source", "data hdf5_data images window_data infogain_loss"),
+    "batchsize": ("batch_size", "data hdf5_data images window_data"),
+    "rand_skip": ("rand_skip", "data images"),
+    "shuffle_images": ("shuffle", "images"),
+    "new_height": ("new_height", "images"),
+    "new_width": ("new_width", "images"),
+    "concat_dim": ("concat_dim", "concat"),
+    "det_fg_threshold": ("fg_threshold", "window_data"),
+    "det_bg_threshold": ("bg_threshold", "window_data"),
+    "det_fg_fraction": ("fg_fraction", "window_data"),
+    "det_context_pad": ("context_pad", "window_data"),
+    "det_crop_mode": ("crop_mode", "window_data"),
+}
+
+# V0 fields that any type may set: what becomes of them in transform_param, or in the layer itself.
+_V0_TRANSFORMS = {
+    "scale": "scale",
+    "meanfile": "mean_file",
+    "cropsize": "crop_size",
+    "mirror": "mirror",
+}
+_V0_KEPT = ("name", "blobs", "blobs_lr", "weight_decay")
+
+# V1 types whose settings held the transformation before transform_param did.
+_V1_TRANSFORMED = {
+    "DATA": "data_param",
+    "IMAGE_DATA": "image_data_param",
+    "WINDOW_DATA": "window_data_param",
+}
+_MOVED_TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
+
+# V1 field with one value per learned array -> its field in ParamSpec.
+_V1_PARAM_FIELDS = {
+    "param": "name",
+    "blob_share_mode": "share_mode",
+    "blobs_lr": "lr_mult",
+    "weight_decay": "decay_mult",
+}
+
+_SOLVER_TYPES = {
+    "SGD": "SGD",
+    "NESTEROV": "Nesterov",
+    "ADAGRAD": "AdaGrad",
+    "RMSPROP": "RMSProp",
+    "ADADELTA": "AdaDelta",
+    "ADAM": "Adam",
+}
+
+
+def upgrade_net(net: M, *, for_weights: bool = False) -> tuple[M, list[str]]:
+    """Return a net in the current format, and what was changed in words.
+
+    `net` is a NetParameter of `netc_pb2` or `weights_pb2`; it is left as it is, and returned itself
+    where nothing needs to change. `for_weights` says that only the learned arrays of its layers are
+    of interest: then its inputs may be incomplete, as they are in old caffemodel files.
+
+    Raises NetcError for what has no counterpart in the current format.
+    """
+    new, _, changes = upgrade_net_and_places(net, None, for_weights=for_weights)
+    return new, changes
+
+
+def upgrade_net_and_places(
+    net: M, places: Places | None, *, for_weights: bool = False
+) -> tuple[M, Places, list[str]]:
+    """Do what `upgrade_net` does, and return the places of the upgraded net too.
+
+    `places` is changed to be those.
+    """
+    if places is None:
+        places = Places(Span("<net>"))
+    if not _needs_upgrade(net):
+        return net, places, []
+    new = type(net)()
+    new.CopyFrom(net)
+    upgrade = _NetUpgrade(new, places, for_weights)
+    upgrade.run()
+    return new, places, upgrade.changes
+
+
+def upgrade_solver(solver: M, places: Places | None = None) -> tuple[M, list[str]]:
+    """Return a SolverParameter in the current format, and what was changed in words.
+
+    Its inline nets are not touched. `places`, where given, is changed along.
+    """
+    old: Any = solver
+    if not old.HasField("solver_type"):
+        return solver, []
+    places = places or Places(Span("<solver>"))
+    if old.HasField("type"):
+        problem = Problem(
+            "solver_type and type are both set",
+            places.find("solver_type").span,
+            expected="type alone",
+            got=f'type: "{old.type}"',
+            hint="delete solver_type",
+        )
+        raise NetcError(problem)
+    new: Any = type(old)()
+    new.CopyFrom(solver)
+    enum = new.DESCRIPTOR.fields_by_name["solver_type"].enum_type
+    name = enum.values_by_number[new.solver_type].name
+    new.type = _SOLVER_TYPES[name]
+    new.ClearField("solver_type")
+    places.move("solver_type", places, "type")
+    return new, [f'solver_type: {name} is now type: "{new.type}"']
+
+
+def _needs_upgrade(net: Any) -> bool:
+    return bool(
+        net.layers
+        or net.input
+        or net.input_dim
+        or net.input_shape
+        or any(_is_old_batch_norm(layer) for layer in net.layer)
+    )
+
+
+def _is_old_batch_norm(layer: Any) -> bool:
+    return layer.type == "BatchNorm" and len(layer.param) == 3
+
+
+def _assign(message: Any, name: str, value: Any) -> None:
+    """Set a field from one of the same type; a repeated one gets a single value appended."""
+    field = message.DESCRIPTOR.fields_by_name[name]
+    if field.is_repeated:
+        getattr(message, name).append(value)
+    elif field.message_type is not None:
+        getattr(message, name).CopyFrom(value)
+    else:
+        setattr(message, name, value)
+
+
+def _enum_name(message: Any, name: str) -> str:
+    enum = message.DESCRIPTOR.fields_by_name[name].enum_type
+    return str(enum.values_by_number[getattr(message, name)].name)
+
+
+def _quote(names: list[str], most: int = 5) -> str:
+    """Return "'a', 'b' and 7 more"."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@dataclass
+class _NetUpgrade:
+    """Changes `net` and `places` in step."""
+
+    net: Any
+    places: Places
+    for_weights: bool
+    changes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def run(self) -> None:
+        self._upgrade_layers()
+        self._upgrade_inputs()
+        self._upgrade_batch_norms()
+        if self.problems:
+            raise NetcError(*in_order(self.problems))
+
+    def _add(
+        self,
+        what: str,
+        span: Span,
+        layer: str = "",
+        expected: str = "",
+        got: str = "",
+        hint: str = "",
+    ) -> None:
+        self.problems.append(Problem(what, span, layer, expected, got, hint))
+
+    # V0 and V1 layers
+
+    def _upgrade_layers(self) -> None:
+        net = self.net
+        if not net.layers:
+            return
+        if net.layer:
+            self._add(
+                "the net has both 'layer' and 'layers'",
+                self.places.find("layers", 0).span,
+                expected='either layer { type: "ReLU" } or layers { type: RELU } throughout',
+                got=f"{len(net.layer)} layer, {len(net.layers)} layers",
+                hint="upgrade the file that the old layers come from with `netc upgrade`",
+            )
+            net.ClearField("layers")
+            return
+        paddings = _Paddings(self)
+        old_places = self.places.fields.pop("layers", [])
+        v0 = v1 = 0
+        for index, old in enumerate(net.layers):
+            if index in paddings.folded:
+                continue
+            place = old_places[index] if index < len(old_places) else Places(self.places.span)
+            layer = old
+            if old.HasField("layer"):
+                layer = self._from_v0(old, place, paddings, index)
+                v0 += 1
+            else:
+                v1 += 1
+            self._move_transforms(layer, place)
+            self._to_current(layer, place, net.layer.add())
+            self.places.add("layer", place)
+        net.ClearField("layers")
+        for count, example in (
+            (v0, 'layers { layer { type: "conv" } }'),
+            (v1, "layers { type: CONVOLUTION }"),
+        ):
+            if count:
+                self.changes.append(
+                    f"{count} layer{'s' * (count > 1)} of the form {example} rewritten as "
+                    'layer { type: "Convolution" }'
+                )
+        self.changes += paddings.changes
+
+    def _from_v0(self, old: Any, place: Places, paddings: _Paddings, index: int) -> Any:
+        """Return a V1 layer from a V0 one."""
+        v0 = old.layer
+        inner = place.fields.pop("layer", [Places(place.span)])[0]
+        label = f"'{v0.name}' ({v0.type})"
+        new = type(old)()
+        new.CopyFrom(old)
+        new.ClearField("layer")
+        for i, bottom in paddings.bottoms.get(index, {}).items():
+            new.bottom[i] = bottom
+        v1_type, settings = _V0_TYPES.get(v0.type, ("NONE", ""))
+        if v0.type not in _V0_TYPES:
+            self._add(
+                f"unknown layer type '{v0.type}'",
+                inner.find("type").span,
+                label,
+                expected=f"one of: {', '.join(_V0_TYPES)}",
+                hint=nearest(v0.type, _V0_TYPES),
+            )
+        type_enum = new.DESCRIPTOR.fields_by_name["type"].enum_type
+        new.type = type_enum.values_by_name[v1_type].number
+        inner.move("type", place, "type")
+        pad = paddings.pads.get(index)
+        for setting, value in v0.ListFields():
+            name = setting.name
+            if name in _V0_KEPT:
+                if setting.is_repeated:
+                    getattr(new, name).extend(value)
+                else:
+                    setattr(new, name, value)
+                inner.move(name, place, name)
+            elif name in _V0_TRANSFORMS:
+                _assign(new.transform_param, _V0_TRANSFORMS[name], value)
+                inner.move(name, place.child("transform_param"), _V0_TRANSFORMS[name])
+            elif name == "hdf5_output_param" and v0.type == "hdf5_output":
+                new.hdf5_output_param.CopyFrom(value)
+                inner.move(name, place, name)
+            elif name == "pad" and pad is not None:
+                continue
+            elif v0.type in _V0_SETTINGS.get(name, ("", ""))[1].split():
+                current = _V0_SETTINGS[name][0]
+                _assign(getattr(new, settings), current, value)
+                inner.move(name, place.child(settings), current)
+            elif name != "type" and v0.type in _V0_TYPES:
+                users = _V0_SETTINGS.get(name, ("", ""))[1].split()
+                self._add(
+                    f"a layer of type '{v0.type}' does not know '{name}'",
+                    inner.find(name).span,
+                    label,
+                    expected=f"'{name}' only in layers of type {', '.join(users)}" if users else "",
+                    hint="delete it, or look at the type",
+                )
+        if pad is not None:
+            _assign(getattr(new, settings), "pad", pad[0])
+            place.child(settings).fields["pad"] = [pad[1]]
+        return new
+
+    def _move_transforms(self, layer: Any, place: Places) -> None:
+        holder = _V1_TRANSFORMED.get(_enum_name(layer, "type"))
+        if holder is None or not layer.HasField(holder):
+            return
+        settings = getattr(layer, holder)
+        moved = [name for name in _MOVED_TRANSFORMS if settings.HasField(name)]
+        for name in moved:
+            setattr(layer.transform_param, name, getattr(settings, name))
+            settings.ClearField(name)
+            transforms = place.child("transform_param")
+            transforms.fields.pop(name, None)
+            place.child(holder).move(name, transforms, name)
+        if moved:
+            self.changes.append(
+                f"layer '{layer.name}': {', '.join(moved)} moved from {holder} to transform_param"
+            )
+
+    def _to_current(self, old: Any, place: Places, new: Any) -> None:
+        """Fill `new`, a LayerParameter, from a V1 layer; `place` is changed to be that of `new`."""
+        for setting, value in old.ListFields():
+            name = setting.name
+            if name == "type":
+                new.type = _V1_TYPES[_enum_name(old, "type")]
+            elif name in _V1_PARAM_FIELDS:
+                for i, item in enumerate(value):
+                    while len(new.param) <= i:
+                        new.param.add()
+                    setattr(new.param[i], _V1_PARAM_FIELDS[name], item)
+            elif setting.is_repeated:
+                getattr(new, name).extend(value)
+            else:
+                _assign(new, name, value)
+        specs: list[Places] = []
+        for name, current in _V1_PARAM_FIELDS.items():
+            for i, item in enumerate(place.fields.pop(name, [])):
+                while len(specs) <= i:
+                    specs.append(Places(item.span))
+                specs[i].add(current, item)
+        if specs:
+            place.fields["param"] = specs
+
+    # Inputs
+
+    def _upgrade_inputs(self) -> None:
+        net, places = self.net, self.places
+        given = [name for name in ("input", "input_shape", "input_dim") if getattr(net, name)]
+        if not given:
+            return
+        shapes = self._input_shapes()
+        if shapes is not None and net.input:
+            new = type(net)().layer.add()
+            new.name = "input"
+            new.type = "Input"
+            new.top.extend(net.input)
+            for shape in shapes:
+                new.input_param.shape.add().dim.extend(shape)
+            net.layer.insert(0, new)
+            place = Places(places.find("input").span)
+            for top in places.fields.get("input", []):
+                place.add("top", top)
+            inside = Places(places.find(given[-1]).span)
+            for i in range(len(shapes)):
+                inside.add("shape", self._place_of_shape(i))
+            place.add("input_param", inside)
+            places.fields.setdefault("layer", []).insert(0, place)
+            self.changes.append(
+                f"input {_quote(list(net.input))} rewritten as a layer of type Input"
+            )
+        elif shapes is not None:
+            self.changes.append("the inputs, which a weights file does not need, left out")
+        for old in ("input", "input_shape", "input_dim"):
+            net.ClearField(old)
+            places.fields.pop(old, None)
+
+    def _place_of_shape(self, index: int) -> Places:
+        places = self.places
+        if self.net.input_shape:
+            return places.find("input_shape", index)
+        dims = places.fields.get("input_dim", [])[4 * index : 4 * index + 4]
+        place = Places(dims[0].span if dims else places.span)
+        for dim in dims:
+            place.add("dim", dim)
+        return place
+
+    def _input_shapes(self) -> list[list[int]] | None:
+        """Return one shape for each input, or None after a complaint."""
+        net = self.net
+        n_inputs, dims = len(net.input), list(net.input_dim)
+        by_shape = [list(shape.dim) for shape in net.input_shape]
+        by_dim = [dims[i : i + 4] for i in range(0, len(dims), 4)]
+        if self.for_weights and not (n_inputs and n_inputs in (len(by_shape), len(dims) / 4)):
+            net.ClearField("input")
+            return []
+        if not n_inputs:
+            name = "input_shape" if by_shape else "input_dim"
+            self._add(
+                f"{name} without input",
+                self.places.find(name).span,
+                expected='input: "name" before it',
+            )
+        elif by_shape and by_dim and by_shape != by_dim:
+            self._add(
+                "input_shape and input_dim contradict each other",
+                self.places.find("input_dim").span,
+                expected="one of the two",
+                hint="delete input_dim, the older of the two",
+            )
+        elif by_shape and len(by_shape) != n_inputs:
+            self._add(
+                "the number of shapes is not that of the inputs",
+                self.places.find("input_shape").span,
+                expected="one input_shape { } for each input",
+                got=f"{_count(n_inputs, 'input')} ({_quote(list(net.input))}), "
+                f"{_count(len(by_shape), 'input_shape')}",
+            )
+        elif not by_shape and not dims:
+            self._add(
+                f"the input {_quote(list(net.input))} has no shape",
+                self.places.find("input").span,
+                expected="input_shape { dim: 1 dim: 3 dim: 224 dim: 224 }",
+                hint='or a layer { type: "Input" } with input_param { shape { ... } }',
+            )
+        elif not by_shape and len(dims) != 4 * n_inputs:
+            self._add(
+                "the number of input_dim is not four for each input",
+                self.places.find("input_dim").span,
+                expected=f"{4 * n_inputs} input_dim for {_count(n_inputs, 'input')}",
+                got=str(len(dims)),
+                hint="input_shape { } allows any number of axes",
+            )
+        else:
+            return by_shape or by_dim
+        return None
+
+    # BatchNorm
+
+    def _upgrade_batch_norms(self) -> None:
+        """Freeze the statistics of BatchNorm layers that list all three of them.
+
+        Such layers are from the time when they had to: with lr_mult other than 0, the solver would
+        train the running mean.
+        """
+        changed = []
+        for layer in self.net.layer:
+            if not _is_old_batch_norm(layer):
+                continue
+            if any(spec.lr_mult or spec.decay_mult for spec in layer.param):
+                changed.append(layer.name)
+            for spec in layer.param:
+                spec.lr_mult = spec.decay_mult = 0
+        if changed:
+            self.changes.append(
+                f"lr_mult and decay_mult of the statistics of BatchNorm {_quote(changed)} set to 0"
+            )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1 and not noun.startswith('input_'))}"
+
+
+class _Paddings:
+    """V0 layers of type "padding", to be folded into the convolution or pooling that reads them."""
+
+    def __init__(self, upgrade: _NetUpgrade) -> None:
+        self.upgrade = upgrade
+        self.layers = upgrade.net.layers
+        self.places = upgrade.places
+        self.folded = {i for i, old in enumerate(self.layers) if old.layer.type == "padding"}
+        # Of the reader: its pad and the place of that, and what its bottoms become.
+        self.pads: dict[int, tuple[int, Places]] = {}
+        self.bottoms: dict[int, dict[int, str]] = {}
+        self.changes: list[str] = []
+        if self.folded:
+            self._fold()
+
+    def _fold(self) -> None:
+        producers: dict[str, int] = {}
+        read = set()
+        for index, old in enumerate(self.layers):
+            for i, bottom in enumerate(old.bottom):
+                if (source := producers.get(bottom)) in self.folded:
+                    assert source is not None
+                    read.add(source)
+                    self._fold_one(source, index, i)
+            producers |= {top: index for top in old.top}
+        for index in sorted(self.folded - read):
+            self._add(index, "no layer reads this padding", "a conv or pool layer behind it")
+
+    def _fold_one(self, source: int, index: int, bottom: int) -> None:
+        reader, padding = self.layers[index], self.layers[source]
+        if reader.layer.type not in ("conv", "pool") or len(reader.bottom) != 1:
+            self._add(
+                source,
+                f"this padding is read by layer '{reader.layer.name}', which cannot pad",
+                "a layer of type conv or pool with one bottom",
+                f"type {reader.layer.type}, {_count(len(reader.bottom), 'bottom')}",
+            )
+            return
+        if len(padding.bottom) != 1 or len(padding.top) != 1:
+            self._add(
+                source,
+                "a padding layer has one bottom and one top",
+                "one of each",
+                f"{_count(len(padding.bottom), 'bottom')}, {_count(len(padding.top), 'top')}",
+            )
+            return
+        place = self.places.find("layers", source, "layer", 0, "pad")
+        self.pads[index] = (padding.layer.pad, Places(place.span))
+        self.bottoms[index] = {bottom: padding.bottom[0]}
+        self.changes.append(
+            f"padding layer '{padding.layer.name}' folded into '{reader.layer.name}' "
+            f"as pad: {padding.layer.pad}"
+        )
+
+    def _add(self, index: int, what: str, expected: str, got: str = "") -> None:
+        span = self.places.find("layers", index).span
+        name = self.layers[index].layer.name
+        self.upgrade._add(what, span, f"'{name}' (padding)", expected, got)
+
+
+V1_TYPE_NAMES: Mapping[str, str] = _V1_TYPES
+"""The current name of each type of the V1 format: INNER_PRODUCT is InnerProduct."""
