@@ -1,7 +1,7 @@
 """Shaped graph and weights -> ONNX model, checked and proven.
 
     model = export(graph, params, batch="dynamic", metadata=provenance(net_file, [weights_file]))
-    proof = parity(model, forward)
+    proof = parity(model, Forward(graph, params, backend))
     print(proof.table())
     save(model, path)
 
@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netc.export.batch import batch_size, with_batch
     from netc.export.builder import InvalidLowering
+    from netc.export.forward import Forward
     from netc.export.model import export, lower_layer, provenance, save
-    from netc.export.parity import Draw, OutputParity, Parity, parity
+    from netc.export.proof import Draw, OutputParity, Parity, parity
     from netc.export.session import DEFAULT_OPSET, OLDEST_OPSET, Session, latest_opset
 
 _HOMES = {
     "batch": ("batch_size", "with_batch"),
     "builder": ("InvalidLowering",),
+    "forward": ("Forward",),
     "model": ("export", "lower_layer", "provenance", "save"),
-    "parity": ("Draw", "OutputParity", "Parity", "parity"),
+    "proof": ("Draw", "OutputParity", "Parity", "parity"),
     "session": ("DEFAULT_OPSET", "OLDEST_OPSET", "Session", "latest_opset"),
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "DEFAULT_OPSET",
     "OLDEST_OPSET",
     "Draw",
+    "Forward",
     "InvalidLowering",
     "OutputParity",
     "Parity",

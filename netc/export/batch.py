@@ -64,9 +64,9 @@ def _check_params(node: Node, signature: Signature, n: int) -> None:
     for before, after in zip(node.signature.params, signature.params, strict=True):
         if before.shape != after.shape:
             raise Refusal(
-                f"the params depend on the batch size: with {n} their shape is another",
+                "the params depend on the batch size",
                 expected=f"a param of shape {BlobType(before.shape)}, as in the weights",
-                got=f"shape {BlobType(after.shape)}",
+                got=f"shape {BlobType(after.shape)} with batch size {n}",
                 hint="export with the batch size of the text",
             )
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import defs, helper, numpy_helper, shape_inference
-from onnx.onnx_cpp2py_export import checker as onnx_checker
+from onnx import checker, defs, helper, numpy_helper, shape_inference
 
 from netc.layers.types import Refusal, Value
 
@@ -269,7 +268,7 @@ class Builder:
             found = shape_inference.infer_node_outputs(
                 schema, node, types, data, opset_imports=opsets, ir_version=ir_version(self.opset)
             )
-        except (shape_inference.InferenceError, onnx_checker.ValidationError) as error:
+        except (shape_inference.InferenceError, checker.ValidationError) as error:
             # Each of ONNX's messages ends in a description of the node.
             shapes = ", ".join(str(t.dims if declared else t.known) for t in inputs.values())
             raise InvalidLowering(f"{node.op_type} of {shapes}: {error}") from error
@@ -370,7 +369,7 @@ def _aligned(shape: tuple[int, ...], axis: int, target: tuple[int, ...]) -> int:
 
 def _attribute(schema: defs.OpSchema, name: str, value: Any) -> onnx.AttributeProto:
     """Return the attribute with the type that the schema declares: 1 for a float becomes 1.0."""
-    kind = schema.attributes[name].type
+    kind: Any = schema.attributes[name].type  # an enum, whose annotation lacks `name`
     match kind.name:
         case "FLOAT":
             value = float(value)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +17,19 @@ from netc.export.batch import batch_size, mixed, open_blobs, problem, with_batch
 from netc.export.builder import (
     BATCH,
     Builder,
+    Dim,
     InvalidLowering,
     Operator,
     Tensor,
     ir_version,
     type_proto,
 )
-from netc.export.names import name_nodes, name_tensors
+from netc.export.names import Interface, name_nodes, name_tensors
 from netc.export.session import DEFAULT_OPSET, OLDEST_OPSET, latest_opset
 from netc.graph.types import Blob, Graph, Node, Param, ParamUse
 from netc.layers.input import BlobShape, Input
 from netc.layers.types import BlobType, Layer, Part, Phase, Refusal
+from netc.weights.atomic import atomic_write
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,12 +70,15 @@ def export(
     _check_params(graph, params)
     if isinstance(batch, int):
         graph = with_batch(graph, batch)
+    ends = Interface.of(graph)
+    if not ends.outputs:
+        raise fail("the net has no outputs", expected="a top that no layer reads")
     _check_elements(graph)
     builder = Builder(opset)
     blobs = _lower(graph, params, builder, open_blobs(graph) if batch == "dynamic" else frozenset())
-    outputs = _outputs(graph, builder, blobs)
+    outputs = _outputs(builder, graph, ends.outputs, blobs)
     operators = _needed(builder.operators, outputs.values())
-    model = _assemble(graph, blobs, outputs, operators, opset)
+    model = _assemble(graph, ends, blobs, outputs, operators, opset)
     properties = {"netc.version": __version__, "netc.net": graph.name} | dict(metadata or {})
     helper.set_model_props(model, dict(sorted(properties.items())))
     _check(model)
@@ -119,24 +121,8 @@ def provenance(model: Path, weights: Sequence[Path] = ()) -> dict[str, str]:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write the model to a file, whole or not at all. Raises NetcError where that fails."""
     content = model.SerializeToString(deterministic=True)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is private; this one is to have the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise fail("cannot write the model", got=f"{path}: {error.strerror}") from error
+    with atomic_write(path, size=len(content)) as file:
+        file.write(content)
 
 
 # -- what is asked for -----------------------------------------------------------------------------
@@ -268,19 +254,15 @@ def _title(graph: Graph, param: Param) -> str:
 
 def _declared(blob: Blob, opened: bool) -> Tensor:
     """Return the tensor of a blob that no operator makes."""
-    dims = (BATCH, *blob.shape[1:]) if opened else blob.shape
+    dims: tuple[Dim, ...] = (BATCH, *blob.shape[1:]) if opened else blob.shape
     return Tensor(blob.shape, dims, _FLOAT, depends=opened)
 
 
-def _outputs(graph: Graph, builder: Builder, blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensor of each output, by key; each one for itself.
-
-    An input that nobody reads is an output in Caffe's eyes, but no use as one.
-    """
+def _outputs(
+    builder: Builder, graph: Graph, keys: Iterable[str], blobs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensor of each output, by key; each one for itself."""
     inputs = {blobs[key] for key in graph.inputs}
-    keys = [key for key in graph.outputs if key not in graph.inputs]
-    if not keys:
-        raise fail("the net has no outputs", expected="a top that no layer reads")
     found: dict[str, Tensor] = {}
     for key in keys:
         tensor = blobs[key]
@@ -307,12 +289,13 @@ def _needed(operators: Sequence[Operator], outputs: Iterable[Tensor]) -> list[Op
 
 def _assemble(
     graph: Graph,
+    ends: Interface,
     blobs: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     operators: Sequence[Operator],
     opset: int,
 ) -> onnx.ModelProto:
-    names = name_tensors(graph, blobs, outputs, operators, opset)
+    names = name_tensors(graph, ends, blobs, outputs, operators, opset)
     nodes = []
     for name, operator in zip(name_nodes(graph, operators, blobs), operators, strict=True):
         node = helper.make_node(
@@ -328,12 +311,12 @@ def _assemble(
     _check_size(constants)
     last = set(outputs.values())
     inner = [t for operator in operators for t in operator.outputs if t not in last]
-    model = helper.make_model(
+    return helper.make_model(
         helper.make_graph(
             nodes,
             # ONNX wants a name here, Caffe does not.
             graph.name or "net",
-            [_value_info(names, blobs[key]) for key in graph.inputs],
+            [_value_info(names, blobs[key]) for key in ends.inputs],
             [_value_info(names, tensor) for tensor in outputs.values()],
             [numpy_helper.from_array(t.data, names[t]) for t in constants if t.data is not None],
             value_info=[_value_info(names, tensor) for tensor in inner],
@@ -343,7 +326,6 @@ def _assemble(
         producer_name="netc",
         producer_version=__version__,
     )
-    return model
 
 
 def _value_info(names: Mapping[Tensor, str], tensor: Tensor) -> onnx.ValueInfoProto:

@@ -1,20 +1,21 @@
 """Names for the model: the text's own wherever it has one.
 
 - Inputs and outputs have exactly the text's names. The other blobs too; of a blob that in-place
-  layers write several times, the last version has the plain name (as in Caffe, where that is what is
-  left in the end) and the earlier ones are `conv1#0`, `conv1#1`. An input that is written in place
-  keeps its name for itself, and the later versions are `data#1`, ...
+  layers write several times, the last version has the plain name (as in Caffe, where that is what
+  is left in the end) and the earlier ones are `conv1#0`, `conv1#1`. An input that is written in
+  place keeps its name for itself, and the later versions are `data#1`, ...
 - A node is called after its layer; the further nodes of a layer `bn1/Reshape`.
 - A param is called `conv1.weight`, `conv1.bias`, after the layer that owns it; another constant
   after the layer and the input that it is for: `bn1.input_mean`.
 
-A blob that is the same tensor as its bottom (Dropout, Split) has no name of its own, except an output,
-which becomes the result of an Identity node.
+A blob that is the same tensor as its bottom (Dropout, Split) has no name of its own, except an
+output, which becomes the result of an Identity node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from netc.export.builder import Operator, Tensor
 from netc.graph.types import Graph
@@ -40,8 +41,28 @@ class Names:
         return name not in self._taken
 
 
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The names of a model's inputs and outputs by blob key, in order."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Interface:
+        """Return the interface that the model of a graph has.
+
+        An input that nobody reads is an output in Caffe's eyes, but no use as one.
+        """
+        names = Names()
+        inputs = {key: names.unique(graph.blobs[key].name, "#") for key in graph.inputs}
+        outputs = [key for key in graph.outputs if key not in inputs]
+        return cls(inputs, {key: names.unique(graph.blobs[key].name, "#") for key in outputs})
+
+
 def name_tensors(
     graph: Graph,
+    ends: Interface,
     blobs: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     operators: Sequence[Operator],
@@ -54,10 +75,10 @@ def name_tensors(
     """
     names = Names()
     found: dict[Tensor, str] = {}
-    for key in graph.inputs:
-        found[blobs[key]] = names.unique(graph.blobs[key].name, "#")
-    for key, tensor in outputs.items():
-        found[tensor] = names.unique(graph.blobs[key].name, "#")
+    for key, name in ends.inputs.items():
+        found[blobs[key]] = names.unique(name)
+    for key, name in ends.outputs.items():
+        found[outputs[key]] = names.unique(name)
     made = {tensor for operator in operators for tensor in operator.outputs}
     # Plain names first: a version that is called conv1#0 must not keep the name from a blob that
     # the text calls so.

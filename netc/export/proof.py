@@ -1,0 +1,271 @@
+"""The proof: ONNX Runtime and netc's own forward, on the same input, output by output."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from netc.export.session import Session
+from netc.layers.types import BlobType
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Forward = Callable[[dict[str, Array]], Mapping[str, Array]]
+
+# float32 sums in another order: the error of an element grows with its own size and with that of
+# the values around it. These are the bounds under which netc agrees with Caffe, too.
+_RTOL, _ATOL = 1e-4, 1e-5
+
+# A net may amplify rounding beyond that (a softmax of logits in the thousands). How much is
+# measured by moving the input by one unit in its last place, a few times over; every operator
+# rounds, not just the input, so that a multiple of what is seen is allowed.
+_NUDGES, _NOISE = 3, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How an input is drawn: uniform in low..high; with `whole` integers, `high` left out."""
+
+    low: float
+    high: float
+    whole: bool = False
+
+    def __call__(self, rng: np.random.Generator, shape: Sequence[int]) -> Array:
+        """Return a float32 array."""
+        values = rng.uniform(self.low, self.high, tuple(shape))
+        return (np.floor(values) if self.whole else values).astype(np.float32)
+
+    def __str__(self) -> str:
+        return f"{self.low:g}..{self.high:g}"
+
+
+#: One for each seed in turn: values as between layers, scaled images, and images less their mean.
+DRAWS = (Draw(-1, 1), Draw(0, 1), Draw(-128, 128))
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParity:
+    """What comparing one output gave, over all runs; the numbers are those of the worst one.
+
+    `max_rel` is the error relative to the largest magnitude in the output, `allowed` the tolerance
+    at the worst element, `used` the error as a share of it. `case` names the run, `reason` says why
+    so much is allowed, or what is wrong.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs: float
+    max_rel: float
+    allowed: float
+    used: float
+    compared: int
+    case: str
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output agrees, in at least one element that is a number."""
+        return self.used <= 1 and self.compared > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """The outcome for each output. `cases` are the runs that were made."""
+
+    outputs: tuple[OutputParity, ...]
+    cases: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output agrees in every run."""
+        return bool(self.outputs) and all(output.ok for output in self.outputs)
+
+    def table(self) -> str:
+        """Return the table to print."""
+        head = ("output", "shape", "max abs", "max rel", "allowed", "")
+        rows = [head] + [
+            (
+                o.name,
+                "x".join(map(str, o.shape)) or "1",
+                f"{o.max_abs:.2e}",
+                f"{o.max_rel:.2e}",
+                f"{o.allowed:.2e}",
+                "ok" if o.ok else "MISMATCH",
+            )
+            for o in self.outputs
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i in (0, 1, 5) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines += [f"{o.name}: {o.reason} (worst at {o.case})" for o in self.outputs if o.reason]
+        lines += [
+            f"allowed: {_RTOL:g} of the element and {_ATOL:g} of the output's largest magnitude "
+            "(or of 1),",
+            "         because float32 sums depend on their order",
+            f"ONNX Runtime against netc's forward, {len(self.cases)} runs:",
+        ]
+        lines += [f"  {case}" for case in self.cases]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the same for `-format json`."""
+        fields = ("name", "shape", "max_abs", "max_rel", "allowed", "case", "reason", "ok")
+        return {
+            "ok": self.ok,
+            "cases": list(self.cases),
+            "outputs": [{name: getattr(o, name) for name in fields} for o in self.outputs],
+        }
+
+
+def parity(
+    model: onnx.ModelProto,
+    forward: Forward,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    draws: Mapping[str, Draw] | None = None,
+    batches: Sequence[int] = (1, 3),
+    threads: int = 0,
+) -> Parity:
+    """Run the model in ONNX Runtime on the CPU and `forward` on the same inputs, and compare.
+
+    `forward` maps arrays by input name to arrays by output name (others are ignored). Seed after
+    seed, the inputs are drawn as `DRAWS` says, those named in `draws` as said there: indices and
+    labels need it. With an open batch size the seeds run at the first of `batches`, and the first
+    seed at the others too. `threads` is that of `Session`.
+
+    Raises NetcError where ONNX Runtime does not run the model.
+    """
+    session = Session(model, threads)
+    rows: dict[str, list[OutputParity]] = {output.name: [] for output in model.graph.output}
+    wants: dict[str, list[Array]] = {name: [] for name in rows}
+    cases = []
+    for seed, batch in _plan(model, seeds, batches):
+        case, inputs = _draw(model, seed, batch, draws or {})
+        cases.append(case)
+        got = session.run(inputs)
+        # A copy: forward may use the same memory again.
+        want = {name: np.array(array) for name, array in forward(dict(inputs)).items()}
+        if missing := rows.keys() - want.keys():
+            raise ValueError(f"forward gives {sorted(want)}, not {sorted(missing)}")
+        for name, found in rows.items():
+            row = _compare(name, got[name], want[name], case)
+            if not row.ok and row.shape == got[name].shape:
+                fixed = {name for name, draw in (draws or {}).items() if draw.whole}
+                noise = _noise(forward, inputs, fixed, want[name], name, seed)
+                row = _compare(name, got[name], want[name], case, noise)
+            found.append(row)
+            wants[name].append(want[name])
+    return Parity(tuple(_summed(rows[name], wants[name]) for name in rows), tuple(cases))
+
+
+def _plan(
+    model: onnx.ModelProto, seeds: Sequence[int], batches: Sequence[int]
+) -> list[tuple[int, int | None]]:
+    """Return the runs as (seed, size of the open axis)."""
+    dims = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim]
+    if not any(dim.dim_param for dim in dims):
+        return [(seed, None) for seed in seeds]
+    first, *others = batches
+    return [*((seed, first) for seed in seeds), *((seeds[0], batch) for batch in others)]
+
+
+def _draw(
+    model: onnx.ModelProto, seed: int, batch: int | None, draws: Mapping[str, Draw]
+) -> tuple[str, dict[str, Array]]:
+    """Return the inputs of one run, and its description."""
+    rng = np.random.default_rng(seed)
+    usual = DRAWS[seed % len(DRAWS)]
+    inputs, said = {}, []
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        shape = [batch if dim.dim_param and batch is not None else dim.dim_value for dim in dims]
+        draw = draws.get(value.name, usual)
+        inputs[value.name] = draw(rng, shape)
+        said.append(f"{value.name} {BlobType(tuple(shape))} in {draw}")
+    return f"seed {seed}: " + ", ".join(said), inputs
+
+
+def _compare(name: str, got: Array, want: Array, case: str, noise: float = 0.0) -> OutputParity:
+    """Compare one output of one run; `noise` is what rounding alone does to it."""
+    if got.shape != want.shape:
+        reason = f"ONNX gives shape {BlobType(got.shape)}, netc {BlobType(want.shape)}"
+        return OutputParity(name, want.shape, math.inf, math.inf, 0, math.inf, 0, case, reason)
+    finite = np.isfinite(want)
+    exact, seen = want.astype(np.float64), got.astype(np.float64)
+    # Where netc has NaN or an infinity, so must ONNX; such elements prove little and do not count.
+    alike = np.isfinite(seen) & finite | (seen == exact) | np.isnan(seen) & np.isnan(exact)
+    largest = float(np.abs(exact[finite]).max(initial=0.0))
+    errors = np.zeros(exact.shape)
+    np.subtract(seen, exact, out=errors, where=finite & alike)
+    errors = np.where(alike, np.abs(errors), math.inf)
+    allowed = _RTOL * np.where(finite, np.abs(exact), 0.0) + _ATOL * max(1.0, largest)
+    allowed = allowed + _NOISE * noise
+    at = np.unravel_index(int(np.argmax(errors / allowed)), errors.shape) if errors.size else None
+    compared = int(np.count_nonzero(finite & alike))
+    reason = ""
+    if noise:
+        reason = (
+            f"moving the input by one unit in the last place moves this output by {noise:.1e}; "
+            f"{_NOISE:g} times that is allowed too"
+        )
+    if not alike.all():
+        reason = "NaN or infinite in one of the two only"
+    return OutputParity(
+        name,
+        want.shape,
+        max_abs=float(errors.max(initial=0.0)),
+        max_rel=float(errors.max(initial=0.0)) / (largest or 1.0),
+        allowed=float(allowed[at]) if at is not None else 0.0,
+        used=float((errors / allowed).max(initial=0.0)),
+        compared=compared,
+        case=case,
+        reason=reason,
+    )
+
+
+def _noise(
+    forward: Forward,
+    inputs: Mapping[str, Array],
+    fixed: Collection[str],
+    want: Array,
+    name: str,
+    seed: int,
+) -> float:
+    """Return by how much an output moves when the inputs move by a unit in their last place.
+
+    Inputs named in `fixed` stay: of an index there is no nearby value.
+    """
+    rng = np.random.default_rng([seed, 1])
+    ends = np.array([-np.inf, np.inf], np.float32)
+    most = 0.0
+    for _ in range(_NUDGES):
+        nudged = {
+            key: x if key in fixed else np.nextafter(x, rng.choice(ends, x.shape))
+            for key, x in inputs.items()
+        }
+        moved = np.abs(np.asarray(forward(nudged)[name], np.float64) - want)
+        most = max(most, float(moved[np.isfinite(moved)].max(initial=0.0)))
+    return most
+
+
+def _summed(rows: Sequence[OutputParity], wants: Sequence[Array]) -> OutputParity:
+    """Return the worst run of one output, with the number of elements of all runs."""
+    worst = max(rows, key=lambda row: row.used)
+    compared = sum(row.compared for row in rows)
+    reason = worst.reason
+    if not compared:
+        reason = reason or "no element is a number: nothing was compared"
+    alike = [want for want in wants if want.shape == wants[0].shape]
+    if len(alike) > 1 and all(np.array_equal(want, alike[0]) for want in alike):
+        reason = reason or "the same in every run: nothing of the input reaches it"
+    return dataclasses.replace(worst, compared=compared, reason=reason)
