@@ -1,0 +1,63 @@
+"""A learnable blob on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from netc.layers.fillers import Filler
+from netc.layers.input import BlobShape
+from netc.layers.registry import layer
+from netc.layers.types import (
+    Arity,
+    Array,
+    BackwardCall,
+    BlobType,
+    ForwardCall,
+    Gradients,
+    Layer,
+    OnnxBuilder,
+    ParamType,
+    Reads,
+    Refusal,
+    Signature,
+    Value,
+    exactly,
+)
+
+
+@layer("Parameter", "parameter_param")
+@dataclass(frozen=True)
+class Parameter(Layer):
+    """A top that is a param itself: it is trained, shared and saved like a weight, and starts at 0.
+
+    Shapes: no bottoms; param and top have the shape given in the text.
+    """
+
+    shape: BlobShape = field(default_factory=BlobShape)
+
+    bottoms: ClassVar[Arity] = exactly(0)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        if any(dim < 0 for dim in self.shape.dim):
+            raise Refusal(
+                "the shape has a negative size",
+                expected="every dim >= 0",
+                got=BlobType(self.shape.dim),
+                setting="shape",
+            )
+        return Signature((BlobType(self.shape.dim),), (ParamType(self.shape.dim, Filler()),))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        return (call.params[0],)
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        return Gradients((), (call.top_diffs[0],))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        return (g.op("Identity", params[0]),)
