@@ -1,0 +1,23 @@
+"""From files to batches: databases, image lists and HDF5 files, transformed and read ahead.
+
+    probe       the shape of one item, for building a graph
+    open_feed   a `Feed`: fills the tops of a data layer, and can go on from where it stood
+
+Whatever is random depends on (seed, layer name, item) alone, so that a feed which goes on from a
+stored `Cursor` gives exactly what it would have given without the interruption.
+"""
+
+from netc.data.feed import Cursor, Feed, open_feed, probe
+from netc.data.lmdb_writer import write_datums, write_records
+from netc.data.source import DataAbsent, Item
+
+__all__ = [
+    "Cursor",
+    "DataAbsent",
+    "Feed",
+    "Item",
+    "open_feed",
+    "probe",
+    "write_datums",
+    "write_records",
+]

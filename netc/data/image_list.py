@@ -1,0 +1,160 @@
+"""The ImageData layer's source: image files named by a list, one `path label` per line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netc.data.images import ImageSource, assume_image, decode, resize
+from netc.data.source import Batch, Item, Opening, locate, locate_source
+from netc.errors import NetcError, Problem, Problems, Span, fail
+from netc.layers.data import ImageData
+
+# More digits than a label of 32 bits can have are no label.
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,10}")
+
+# Of a list that is something else, the first few lines tell enough.
+_MOST_BAD_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """The content of a list file: for each image its path, label and line, which counts from 1."""
+
+    file: Path
+    paths: Sequence[str]
+    labels: NDArray[np.int64]
+    lines: NDArray[np.int64]
+
+    def span(self, index: int) -> Span:
+        """Return the place of an image's line."""
+        return Span(str(self.file), int(self.lines[index]), 1)
+
+
+def read_list(file: Path) -> ImageList:
+    """Read a list. The label is what follows the last space of a line; empty lines are left out.
+
+    Raises one NetcError with the bad lines (the first few of many), or for an empty list.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise fail("the list cannot be read", span=Span(str(file)), got=error.strerror) from error
+    paths, labels, lines = [], [], []
+    problems, n_bad = Problems(), 0
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        text = line.rstrip()
+        if not text:
+            continue
+        path, _, label = text.rpartition(b" ")
+        if path and _INTEGER.fullmatch(label):
+            paths.append(os.fsdecode(path))
+            labels.append(int(label))
+            lines.append(number)
+            continue
+        n_bad += 1
+        if n_bad <= _MOST_BAD_LINES:
+            problems.add(_bad_line(file, number, text))
+    problems.raise_any()
+    if not paths:
+        raise fail("the list is empty", span=Span(str(file)), expected="one `path label` per line")
+    return ImageList(file, paths, np.array(labels), np.array(lines))
+
+
+def _bad_line(file: Path, number: int, text: bytes) -> Problem:
+    end = text.split()[-1]
+    hint = ""
+    if b"\t" in text and _INTEGER.fullmatch(end):
+        hint = "separate path and label by a space, not by a tab"
+    elif b" " in text:
+        hint = "HDF5Data takes labels that are not integers"
+    return Problem(
+        "this line of the list names no label",
+        Span(str(file), number, 1),
+        expected="a path, a space and an integer",
+        got=text.decode("utf-8", "replace"),
+        hint=hint,
+    )
+
+
+class ImageListSource(ImageSource):
+    """The images that a list names, in its order or, shuffled, in another one for every pass."""
+
+    def __init__(self, layer: ImageData, opening: Opening) -> None:
+        """Read the list; DataAbsent when it is missing."""
+        self._list = read_list(locate_source(layer.source, opening.span, "image list"))
+        self._root = layer.root_folder
+        self._settings = layer
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+        super().__init__(layer, opening, len(self._list.paths))
+
+    @staticmethod
+    def assume(layer: ImageData, opening: Opening) -> Item | None:
+        """Return what the settings tell about images that are absent."""
+        channels = 3 if layer.is_color else 1
+        return assume_image(layer, opening, channels, layer.new_height, layer.new_width)
+
+    def load(self, position: int, count: int, reuse: Batch) -> Batch:
+        """Return the batch that begins at a position."""
+        indices = [self._index(position + i) for i in range(count)]
+        batch = self._transform_each(lambda i: self._read(indices[i]), position, count, reuse)
+        if len(batch) > 1:
+            batch[1][:] = self._list.labels[indices]
+        return batch
+
+    def _index(self, position: int) -> int:
+        """Return the place in the list of the item at a position."""
+        epoch, index = divmod(position, self.size)
+        if not self._settings.shuffle:
+            return index
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._opening.draws.order(self.size, "shuffle", epoch))
+        return int(self._order[1][index])
+
+    def _image(self, position: int) -> NDArray[np.uint8]:
+        return self._read(self._index(position))
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        """Return an image (C, H, W) of the list, resized."""
+        name = self._root + self._list.paths[index]
+        span = self._list.span(index)
+        # The net names the root folder; a path without one is named by the list.
+        try:
+            file = locate(name, self._opening.span if self._root else span, "image")
+        except NetcError as error:
+            problem = replace(error.problems[0], span=span)
+            if self._root and not self._root.endswith("/"):
+                hint = "root_folder is put before the path as it is: end it with a slash"
+                problem = replace(problem, hint=hint)
+            raise NetcError(problem) from error
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise fail(
+                "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"
+            ) from error
+        image = decode(data, self._settings.is_color)
+        if image is None:
+            raise fail(
+                "the image cannot be decoded",
+                span=span,
+                expected="JPEG, PNG or another format that OpenCV reads",
+                got=f"'{file}', {len(data)} bytes",
+            )
+        if self._settings.new_height:
+            image = resize(image, self._settings.new_height, self._settings.new_width)
+        return image
+
+    def _name(self, position: int) -> str:
+        return f"'{self._root + self._list.paths[self._index(position)]}'"
+
+    def _span(self, position: int) -> Span | None:
+        return self._list.span(self._index(position))
+
+    _resize_hint = "set new_height and new_width in image_data_param, or use batch_size: 1"

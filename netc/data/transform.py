@@ -1,0 +1,148 @@
+"""The transformation of images, number for number Caffe's: crop, mirror, subtract, scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from netc.data.source import Opening, locate
+from netc.errors import Span, fail
+from netc.layers.data import TransformParam
+from netc.layers.types import BlobType, Phase
+from netc.schema import weights_pb2
+
+Image = NDArray[np.uint8] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which part of each image of a batch is taken: a rectangle of one size, perhaps mirrored."""
+
+    height: int
+    width: int
+    tops: list[int]
+    lefts: list[int]
+    mirrored: list[bool]
+    alike: bool
+    """Whether all of them are the same, unmirrored."""
+
+
+class Transformer:
+    """Turns images (C, H, W) into float32: y = (x - mean) * scale on a window, perhaps mirrored.
+
+    The arithmetic is float32's, in Caffe's order. The mean belongs to a pixel of the stored image,
+    so that it moves with window and mirror. Window and mirror of an item depend on its position
+    alone.
+    """
+
+    def __init__(self, param: TransformParam, opening: Opening) -> None:
+        """Read the mean file, if the settings name one."""
+        self._param = param
+        self._draws = opening.draws
+        self._random_crop = param.crop_size > 0 and opening.phase is Phase.TRAIN
+        self._scale = np.float32(param.scale)
+        self._mean_image: NDArray[np.float32] | None = None
+        self._mean_values: NDArray[np.float32] | None = None
+        if param.mean_file:
+            file = locate(param.mean_file, opening.span, "mean file")
+            self._mean_image = read_mean(file)
+        elif param.mean_value:
+            self._mean_values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
+
+    def infer(self, image: BlobType) -> BlobType:
+        """Return the shape of a transformed image.
+
+        Raises `Refusal` where settings and image do not agree, NetcError where the mean file does
+        not.
+        """
+        out = self._param.infer(image)
+        if self._mean_image is not None and self._mean_image.shape != image.shape:
+            raise fail(
+                "the mean file has another shape than the images",
+                expected=f"{image}, as the images before any crop",
+                got=f"{BlobType(self._mean_image.shape)} in '{self._param.mean_file}'",
+                hint="compute the mean from these images, or use mean_value",
+            )
+        return out
+
+    def windows(self, position: int, count: int, height: int, width: int) -> Windows:
+        """Return the windows of the items from `position` on, for images of one size."""
+        items = np.arange(position, position + count)
+        mirrored = np.zeros(count, bool)
+        if self._param.mirror:
+            mirrored = self._draws.below(2, "mirror", items) == 1
+        size = self._param.crop_size
+        if not size:
+            zeros = [0] * count
+            return Windows(height, width, zeros, zeros, mirrored.tolist(), not self._param.mirror)
+        if self._random_crop:
+            tops = self._draws.below(height - size + 1, "crop top", items).tolist()
+            lefts = self._draws.below(width - size + 1, "crop left", items).tolist()
+        else:
+            tops = [(height - size) // 2] * count
+            lefts = [(width - size) // 2] * count
+        alike = not (self._random_crop or self._param.mirror)
+        return Windows(size, size, tops, lefts, mirrored.tolist(), alike)
+
+    def batch(self, images: Image, windows: Windows, out: NDArray[np.float32]) -> None:
+        """Transform images (N, C, H, W) of one batch into `out`."""
+        if windows.alike:
+            self._transform(images, windows, 0, out)
+            return
+        for i in range(len(images)):
+            self.one(images[i], windows, i, out)
+
+    def one(self, image: Image, windows: Windows, i: int, out: NDArray[np.float32]) -> None:
+        """Transform the image (C, H, W) that is number `i` of its batch into its place in `out`."""
+        target = out[i]
+        # Writing backwards mirrors the difference of pixel and mean, as it must.
+        self._transform(image, windows, i, target[..., ::-1] if windows.mirrored[i] else target)
+
+    def _transform(self, images: Image, windows: Windows, i: int, out: NDArray[np.float32]) -> None:
+        """Transform the window number `i` of one image, or of several that share it."""
+        top, left = windows.tops[i], windows.lefts[i]
+        rows, columns = slice(top, top + windows.height), slice(left, left + windows.width)
+        pixels = images[..., rows, columns]
+        mean = self._mean_values
+        if self._mean_image is not None:
+            mean = self._mean_image[:, rows, columns]
+        if mean is None:
+            np.multiply(pixels, self._scale, out=out)
+            return
+        np.subtract(pixels, mean, out=out)
+        if self._scale != 1:
+            np.multiply(out, self._scale, out=out)
+
+
+def read_mean(path: Path) -> NDArray[np.float32]:
+    """Read a mean image (C, H, W) from a .binaryproto file, which holds one BlobProto.
+
+    Raises NetcError for a file that is not one.
+    """
+    span = Span(str(path))
+    try:
+        blob = weights_pb2.BlobProto.FromString(path.read_bytes())
+    except OSError as error:
+        raise fail("the mean file cannot be read", span=span, got=error.strerror) from error
+    except DecodeError as error:
+        raise fail("this is not a mean file", span=span, expected="a BlobProto") from error
+    if blob.HasField("shape"):
+        shape = tuple(blob.shape.dim)
+    else:
+        shape = (blob.num, blob.channels, blob.height, blob.width)
+    values = np.frombuffer(weights_pb2.array_bytes(blob, "data"), "<f4")
+    if not values.size:
+        values = np.frombuffer(weights_pb2.array_bytes(blob, "double_data"), "<f8")
+    image = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
+    if len(image) != 3 or min(image) <= 0 or BlobType(image).count != values.size:
+        raise fail(
+            "this is not a mean file",
+            span=span,
+            expected="one image (1, channels, height, width) with a value for each pixel",
+            got=f"{values.size} values of shape {BlobType(shape)}",
+        )
+    return values.astype(np.float32).reshape(image)

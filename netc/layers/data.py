@@ -1,0 +1,259 @@
+"""Layers that read data: their settings and shapes. The reading itself is done in `netc.data`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from netc.layers.registry import layer
+from netc.layers.types import (
+    Arity,
+    BlobType,
+    Layer,
+    Refusal,
+    Signature,
+    at_least,
+    between,
+    exactly,
+)
+
+
+class Database(enum.Enum):
+    """The kinds of database that the text can name, with the schema's values. LMDB can be read."""
+
+    LEVELDB = 0
+    LMDB = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TransformParam:
+    """A `transform_param` message: y = (x - mean) * scale on a window of the image.
+
+    The window is a square of `crop_size`, at a random place in the TRAIN phase and in the centre in
+    the TEST phase; 0 takes the whole image. With `mirror` every other window, at random, is
+    mirrored. The mean is an image (`mean_file`), one value, or one value for each channel, in the
+    units of the stored pixels (0-255).
+    """
+
+    scale: float = 1.0
+    mirror: bool = False
+    crop_size: int = 0
+    mean_file: str = ""
+    mean_value: tuple[float, ...] = ()
+    force_color: bool = False
+    force_gray: bool = False
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that exclude each other."""
+        if self.mean_file and self.mean_value:
+            raise Refusal(
+                "mean_file and mean_value exclude each other",
+                expected="a mean image or mean values",
+                got=f"mean_file '{self.mean_file}' and {len(self.mean_value)} mean_value",
+                hint="remove one of them",
+                setting="mean_value",
+            )
+        if self.force_color and self.force_gray:
+            raise Refusal(
+                "force_color and force_gray exclude each other",
+                expected="one of them",
+                got="both",
+                setting="force_gray",
+            )
+
+    def infer(self, image: BlobType) -> BlobType:
+        """Return the shape of a transformed image (C, H, W); refuse one that does not suit."""
+        channels, height, width = image.shape
+        if len(self.mean_value) not in (0, 1, channels):
+            raise Refusal(
+                "the number of mean values does not match the images",
+                expected=f"1 mean_value, or {channels}: one for each channel",
+                got=f"{len(self.mean_value)} mean_value, images of shape {image}",
+                setting="mean_value",
+            )
+        if not self.crop_size:
+            return image
+        if self.crop_size > min(height, width):
+            raise Refusal(
+                "crop_size is larger than the images",
+                expected=f"crop_size <= {min(height, width)}",
+                got=f"crop_size {self.crop_size}, images of height {height} and width {width}",
+                setting="crop_size",
+            )
+        return BlobType((channels, self.crop_size, self.crop_size))
+
+
+@dataclass(frozen=True)
+class Reader(Layer):
+    """Base of the types whose tops come from files: the checks of `source` and `batch_size`."""
+
+    source: str = ""
+    batch_size: int = 0
+    top: tuple[str, ...] = ()
+
+    bottoms: ClassVar[Arity] = exactly(0)
+    reads_data: ClassVar[bool] = True
+
+    #: The parameter message, for hints.
+    message: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that no data could satisfy. Looks at no file."""
+        if not self.source:
+            raise Refusal(
+                "the layer names no source",
+                expected=f'{self.message} {{ source: "PATH" }}',
+                got="no source",
+                setting="source",
+            )
+        if self.batch_size <= 0:
+            raise Refusal(
+                "batch_size is missing",
+                expected="batch_size > 0",
+                got=self.batch_size,
+                hint=f"add {self.message} {{ batch_size: 64 }}",
+                setting="batch_size",
+            )
+
+
+@dataclass(frozen=True)
+class ImageReader(Reader):
+    """Base of the types that feed images and, with a second top, their labels.
+
+    Shapes: item (C, H, W) as stored or resized -> tops (N, C, H, W), cropped, and labels (N,).
+    """
+
+    rand_skip: int = 0
+    transform_param: TransformParam = field(default_factory=TransformParam)
+
+    tops: ClassVar[Arity] = between(1, 2)
+
+    def check(self) -> None:
+        super().check()
+        self.transform_param.check()
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        out = self.transform_param.infer(bottoms[0])
+        blobs = (BlobType((self.batch_size, *out.shape)), BlobType((self.batch_size,)))
+        return Signature(blobs[: len(self.top)])
+
+
+@layer("Data", "data_param")
+@dataclass(frozen=True)
+class Data(ImageReader):
+    """Images and labels from a database of `Datum` messages, in the order of its keys.
+
+    `rand_skip` starts the first pass after a random number of items below it, as the schema says
+    (BVLC Caffe 1.0 itself no longer looks at it). `prefetch` is how many batches are read ahead.
+    `force_encoded_color` is the older form of the transformation's `force_color`.
+    """
+
+    backend: Database = Database.LEVELDB
+    force_encoded_color: bool = False
+    prefetch: int = 4
+
+    message: ClassVar[str] = "data_param"
+
+    def check(self) -> None:
+        super().check()
+        if self.prefetch <= 0:
+            raise Refusal(
+                "no batch may be read ahead",
+                expected="prefetch > 0",
+                got=self.prefetch,
+                setting="prefetch",
+            )
+        if self.force_encoded_color and self.transform_param.force_gray:
+            raise Refusal(
+                "force_encoded_color and force_gray exclude each other",
+                expected="one of them",
+                got="both",
+                setting="force_encoded_color",
+            )
+
+    @property
+    def decodes_color(self) -> bool | None:
+        """Whether encoded images become colour (True), grey (False) or stay as they are (None)."""
+        if self.transform_param.force_color or self.force_encoded_color:
+            return True
+        return False if self.transform_param.force_gray else None
+
+
+@layer("ImageData", "image_data_param")
+@dataclass(frozen=True)
+class ImageData(ImageReader):
+    """Images from the files that a list names, one `path label` per line.
+
+    The label is what follows the last space of the line. `root_folder` is put before each path as
+    it is, so it ends with a slash. Each image is decoded to 3 channels in the order B, G, R (to 1
+    without `is_color`) and, when both are given, resized to `new_height` and `new_width`
+    bilinearly. `shuffle` draws a new order for every pass over the list. Caffe insists on the label
+    top; here it may be left out.
+    """
+
+    batch_size: int = 1
+    shuffle: bool = False
+    new_height: int = 0
+    new_width: int = 0
+    is_color: bool = True
+    root_folder: str = ""
+
+    message: ClassVar[str] = "image_data_param"
+
+    def check(self) -> None:
+        super().check()
+        if (self.new_height > 0) != (self.new_width > 0):
+            given, missing = "new_height", "new_width"
+            if not self.new_height:
+                given, missing = missing, given
+            raise Refusal(
+                f"{given} is set without {missing}",
+                expected="both, or neither",
+                got=f"new_height {self.new_height}, new_width {self.new_width}",
+                setting=given,
+            )
+        # Caffe ignores both here. In agreement with is_color they do no harm.
+        for name, wanted in (("force_color", True), ("force_gray", False)):
+            if getattr(self.transform_param, name) and self.is_color != wanted:
+                raise Refusal(
+                    f"{name} contradicts is_color",
+                    expected=f"is_color: {str(wanted).lower()}",
+                    got=f"is_color: {str(self.is_color).lower()}",
+                    hint=f"image_data_param {{ is_color }} decides here: remove {name}, "
+                    "or change is_color",
+                    setting=name,
+                )
+
+
+@layer("HDF5Data", "hdf5_data_param")
+@dataclass(frozen=True)
+class HDF5Data(Reader):
+    """Rows of the HDF5 files that a list names: each top is the data set of its own name.
+
+    Shapes: one row (...) per top -> top (N, ...). Values are converted to float32 and not
+    transformed. `shuffle` draws a new order of the files for every pass, and of the rows of a file
+    whenever it is its turn; a file's rows stay together.
+    """
+
+    shuffle: bool = False
+    transform_param: TransformParam | None = None
+
+    tops: ClassVar[Arity] = at_least(1)
+    message: ClassVar[str] = "hdf5_data_param"
+
+    def check(self) -> None:
+        super().check()
+        if self.transform_param is not None:
+            raise Refusal(
+                "HDF5Data does not transform data",
+                expected="no transform_param",
+                got="transform_param",
+                hint="store the transformed values, or scale with a Power or Scale layer",
+                setting="transform_param",
+            )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        return Signature(tuple(BlobType((self.batch_size, *row.shape)) for row in bottoms))
