@@ -201,30 +201,8 @@ class Slice(Layer):
         if not self.slice_point:
             count = {"num_outputs": n} if g.opset >= 18 else {}
             return tuple(g.op("Split", x, outputs=n, axis=axis, **count))
-        parts = self._parts(shape)
-        if axis != 0:
-            sizes = g.constant([last - first for first, last in parts], "int64")
-            return tuple(g.op("Split", x, sizes, outputs=n, axis=axis))
-        # The last part of the batch has the size that is left, whatever the batch size.
-        ends = [*self.slice_point, _TO_THE_END]
-        return tuple(
-            _cut(g, x, (0,), (first,), (end,)) for (first, _), end in zip(parts, ends, strict=True)
-        )
-
-
-_TO_THE_END = 2**63 - 1  # ONNX: an end past the axis means its size
-
-
-def _cut(
-    g: OnnxBuilder,
-    x: Value,
-    axes: tuple[int, ...],
-    starts: tuple[int, ...],
-    ends: tuple[int, ...] | Value,
-) -> Value:
-    """Add ONNX's Slice."""
-    last = g.constant(ends, "int64") if isinstance(ends, tuple) else ends
-    return g.op("Slice", x, g.constant(starts, "int64"), last, g.constant(axes, "int64"))  # type: ignore[no-any-return]
+        sizes = g.constant([last - first for first, last in self._parts(shape)], "int64")
+        return tuple(g.op("Split", x, sizes, outputs=n, axis=axis))
 
 
 @layer("Split")
@@ -544,12 +522,9 @@ class Crop(Layer):
         cut = tuple(i for i, part in enumerate(window) if part != (0, x.shape[i]))
         if not cut:
             return (x,)
-        starts = tuple(window[i][0] for i in cut)
-        if 0 not in cut:
-            return (_cut(g, x, cut, starts, tuple(window[i][1] for i in cut)),)
-        # The reference's batch size is known when the graph runs.
-        sizes = g.op("Gather", g.op("Shape", reference), g.constant(cut, "int64"), axis=0)
-        return (_cut(g, x, cut, starts, g.op("Add", sizes, g.constant(starts, "int64"))),)
+        first = g.constant([window[i][0] for i in cut], "int64")
+        last = g.constant([window[i][1] for i in cut], "int64")
+        return (g.op("Slice", x, first, last, g.constant(cut, "int64")),)
 
 
 @layer("BatchReindex")
