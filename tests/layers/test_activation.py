@@ -39,6 +39,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
+from tests.support.nets import executor_of, graph_of, set_inputs
 
 TEST_DROPOUT = Dropout(phase=Phase.TEST)
 
@@ -398,3 +399,54 @@ def test_onnx_prelu(shape: tuple[int, ...], shared: bool) -> None:
 def test_onnx_threshold() -> None:
     x = np.array([[-1, 0.5, 2]])
     assert check_lowering(Threshold(0.5), [x], other_batch=[x.repeat(3, 0)]) == ["Greater", "Cast"]
+
+
+# -- in place, in a net ----------------------------------------------------------------------------
+
+IN_PLACE = [
+    'type: "ReLU"',
+    'type: "ReLU" relu_param { negative_slope: -0.5 }',
+    'type: "PReLU" prelu_param { filler { value: -0.5 } }',
+    'type: "ELU" elu_param { alpha: -1 }',
+    'type: "Sigmoid"',
+    'type: "TanH"',
+    'type: "Power" power_param { power: 2 scale: 0.5 shift: 1 }',
+    'type: "Power" power_param { power: 3 }',
+    'type: "BNLL"',
+    'type: "Exp" exp_param { base: 2 scale: 0.5 }',
+    'type: "Log" log_param { shift: 9 }',
+    'type: "Clip" clip_param { min: -0.5 max: 0.5 }',
+    'type: "Swish"',
+    'type: "Dropout"',
+]
+
+
+def gradients(activation: str, names: tuple[str, str, str]) -> list[np.ndarray]:
+    """Return the loss and all gradients of a small net whose blobs have these names."""
+    a, b, c = names
+    net = executor_of(
+        graph_of(f"""
+        layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 4 dim: 5 }} }} }}
+        layer {{ name: "t" type: "Input" top: "t" input_param {{ shape {{ dim: 4 dim: 3 }} }} }}
+        layer {{ name: "in" type: "InnerProduct" bottom: "x" top: "{a}"
+            inner_product_param {{ num_output: 6 weight_filler {{ type: "gaussian" }} }} }}
+        layer {{ name: "first" {activation} bottom: "{a}" top: "{b}" }}
+        layer {{ name: "second" {activation} bottom: "{b}" top: "{c}" }}
+        layer {{ name: "out" type: "InnerProduct" bottom: "{c}" top: "y"
+            inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+        layer {{ name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }}
+        """)
+    )
+    set_inputs(net)
+    net.forward()
+    net.backward()
+    return [np.array(net.loss()), *(np.copy(diff) for diff in net.param_diffs)]
+
+
+@pytest.mark.parametrize("activation", IN_PLACE)
+def test_in_place_layers_have_the_same_gradients(activation: str) -> None:
+    apart = gradients(activation, ("a", "b", "c"))
+    in_place = gradients(activation, ("a", "a", "a"))
+    assert np.abs(apart[1]).max() > 0
+    for one, other in zip(apart, in_place, strict=True):
+        np.testing.assert_array_equal(one, other)
