@@ -1,0 +1,332 @@
+"""Normalisation: by the neighbourhood (LRN), by the batch (BatchNorm), by the blob itself (MVN)."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from netc.layers.activation import Elementwise, Engine
+from netc.layers.fillers import Filler
+from netc.layers.registry import layer
+from netc.layers.types import (
+    Array,
+    ArrayNamespace,
+    BackwardCall,
+    BlobType,
+    ForwardCall,
+    Gradients,
+    KeptType,
+    Layer,
+    OnnxBuilder,
+    ParamType,
+    Phase,
+    Reads,
+    Refusal,
+    Signature,
+    Value,
+)
+
+
+class NormRegion(enum.Enum):
+    """Which neighbours count."""
+
+    ACROSS_CHANNELS = 0
+    WITHIN_CHANNEL = 1
+
+
+@layer("LRN", "lrn_param")
+@dataclass(frozen=True)
+class LRN(Layer):
+    """y = x / scale^beta, scale = k + alpha / n * (sum of x^2 over the n neighbours).
+
+    ACROSS_CHANNELS: the neighbours are the `local_size` channels around a channel. WITHIN_CHANNEL:
+    the `local_size` squared pixels around a pixel, and k is always 1. What lies outside counts as
+    0, but is counted in n.
+
+    Shapes: bottom (N, C, H, W) -> top (the same).
+    Source: Krizhevsky et al., NIPS 2012; dividing alpha by n is Caffe's way.
+    """
+
+    local_size: int = 5
+    alpha: float = 1.0
+    beta: float = 0.75
+    norm_region: NormRegion = NormRegion.ACROSS_CHANNELS
+    k: float = 1.0
+    engine: Engine = Engine.DEFAULT
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x = bottoms[0]
+        if self.local_size % 2 == 0:
+            raise Refusal(
+                "local_size must be odd, so that a neighbourhood has a middle",
+                expected="1, 3, 5, ...",
+                got=f"local_size {self.local_size}",
+                setting="local_size",
+            )
+        if x.axes != 4:
+            raise Refusal(
+                "the bottom of an LRN layer must have 4 axes",
+                expected="(N, C, H, W)",
+                got=f"bottom of shape {x}",
+            )
+        return Signature((x,), kept=(KeptType("scale", x.shape),))
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        """The axes along which the neighbours lie."""
+        return (1,) if self.norm_region is NormRegion.ACROSS_CHANNELS else (2, 3)
+
+    @property
+    def _alpha(self) -> float:
+        """The factor of the sum."""
+        return self.alpha / float(self.local_size ** len(self._axes))
+
+    @property
+    def _k(self) -> float:
+        return self.k if self.norm_region is NormRegion.ACROSS_CHANNELS else 1.0
+
+    def _around(self, x: Array) -> Array:
+        """Return the sum over the neighbours of each element."""
+        for axis in self._axes:
+            x = _sum_around(x, self.local_size // 2, axis)
+        return x
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, x, scale = call.xp, call.bottoms[0], call.kept[0]
+        xp.multiply(self._around(x * x), self._alpha, out=scale)
+        scale += self._k
+        return (xp.multiply(x, scale**-self.beta, out=call.out[0]),)
+
+    def backward_reads(self) -> Reads:
+        return Reads.BOTTOM
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        # dy / scale^beta - 2 alpha beta / n * x * (sum over the neighbours of dy * y / scale), and
+        # y is x / scale^beta.
+        x, scale, dy = call.bottoms[0], call.kept[0], call.top_diffs[0]
+        own = dy * scale**-self.beta
+        shared = self._around(own * x / scale)
+        shared *= x
+        shared *= 2 * self._alpha * self.beta
+        return Gradients((own - shared,))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        x = bottoms[0]
+        if self.norm_region is NormRegion.ACROSS_CHANNELS:
+            size, k = self.local_size, self.k
+            return (g.op("LRN", x, size=size, alpha=self.alpha, beta=self.beta, bias=k),)
+        half = self.local_size // 2
+        mean = g.op(
+            "AveragePool",
+            g.op("Mul", x, x),
+            kernel_shape=[self.local_size] * 2,
+            pads=[half] * 4,
+            count_include_pad=1,
+        )
+        scale = g.op("Add", g.op("Mul", mean, g.constant(self.alpha)), g.constant(1.0))
+        return (g.op("Mul", x, g.op("Pow", scale, g.constant(-self.beta))),)
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return bottoms[0].count * self.local_size * len(self._axes)
+
+
+@layer("BatchNorm", "batch_norm_param")
+@dataclass(frozen=True)
+class BatchNorm(Elementwise):
+    """y = (x - mean) / sqrt(variance + eps), with mean and variance per channel (axis 1).
+
+    In phase TRAIN they are those of the batch, and running sums of both are kept; in phase TEST
+    they are these sums, divided by the third param. `use_global_stats` overrides the phase.
+
+    Shapes: bottom (N, C, ...) -> top (the same); a bottom with one axis is one channel. Params,
+    which no solver may touch: sum of means (C,), sum of variances (C,), sum of weights (1,). A pass
+    over a batch multiplies each with `moving_average_fraction` and adds the batch's mean, its
+    variance with Bessel's correction, and 1. A weight of 0 stands for mean 0 and variance 0.
+    Source: Ioffe and Szegedy, ICML 2015; the sums are BVLC Caffe 1.0's.
+    """
+
+    use_global_stats: bool | None = None
+    moving_average_fraction: float = 0.999
+    eps: float = 1e-5
+    phase: Phase = Phase.TRAIN
+
+    @property
+    def _global(self) -> bool:
+        if self.use_global_stats is None:
+            return self.phase is Phase.TEST
+        return self.use_global_stats
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x = bottoms[0]
+        if x.axes == 0:
+            raise Refusal(
+                "a single number cannot be normalised",
+                expected="a bottom of shape (N, C, ...)",
+                got=f"bottom of shape {x}",
+            )
+        channels = x.shape[1] if x.axes > 1 else 1
+        params = (
+            ParamType(shape, Filler(), lr_mult=0.0, frozen=True)
+            for shape in ((channels,), (channels,), (1,))
+        )
+        return Signature((x,), tuple(params), (KeptType("factor", (channels, 1)),))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp = call.xp
+        x, y = _channelwise(call.bottoms[0]), _channelwise(call.out[0])
+        sum_mean, sum_variance, weight = call.params
+        if self._global:
+            mean, variance = (_per_weight(xp, s, weight)[:, None] for s in (sum_mean, sum_variance))
+            # The bottom may lie where the top lies: this is the last look at it.
+            centred = xp.subtract(x, mean, out=y)
+        else:
+            mean = _channel_mean(x)
+            centred = xp.subtract(x, mean, out=y)
+            variance = _channel_mean(centred * centred)
+            n = x.shape[0] * x.shape[2]
+            for total, new in (
+                (sum_mean, mean[:, 0]),
+                (sum_variance, variance[:, 0] * (n / (n - 1) if n > 1 else 1.0)),
+                (weight, 1.0),
+            ):
+                total *= self.moving_average_fraction
+                total += new
+        factor = call.kept[0]
+        factor[...] = 1 / xp.sqrt(variance + self.eps)
+        centred *= factor
+        return (centred.reshape(call.out[0].shape),)
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING if self._global else Reads.TOP
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        dy, factor = _channelwise(call.top_diffs[0]), call.kept[0]
+        if self._global:
+            dx = dy * factor
+        else:
+            y = _channelwise(call.tops[0])
+            dx = y * -_channel_mean(dy * y)
+            dx += dy
+            dx -= _channel_mean(dy)
+            dx *= factor
+        return Gradients((dx.reshape(call.top_diffs[0].shape),))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        x = bottoms[0]
+        shape = x.shape
+        if not self._global:
+            axes = [axis for axis in range(len(shape)) if axis != 1 or len(shape) == 1]
+            centred = g.op("Sub", x, _reduce_mean(g, x, axes))
+            variance = _reduce_mean(g, g.op("Mul", centred, centred), axes)
+            deviation = g.op("Sqrt", g.op("Add", variance, g.constant(self.eps)))
+            return (g.op("Div", centred, deviation),)
+        arrays = [g.array(param) for param in params]
+        mean, variance = (_per_weight(g.xp, total, arrays[2]) for total in arrays[:2])
+        ones = g.xp.ones(mean.shape, "float32")
+        constants = [g.constant(value) for value in (ones, 0 * ones, mean, variance)]
+        if len(shape) == 1:
+            x = g.reshape(x, (shape[0], 1))
+        y = g.op("BatchNormalization", x, *constants, epsilon=self.eps)
+        return (g.reshape(y, shape) if len(shape) == 1 else y,)
+
+
+@layer("MVN", "mvn_param")
+@dataclass(frozen=True)
+class MVN(Elementwise):
+    """y = (x - mean) / (deviation + eps), over each channel of each item, or over each whole item.
+
+    Without `normalize_variance`, only the mean is subtracted. The gradient is Caffe's, which takes
+    deviation + eps for the deviation: exact as long as eps is small against it.
+
+    Shapes: bottom (N, C, ...) -> top (the same).
+    Source: BVLC Caffe 1.0, which names no paper; the statistics are the textbook's.
+    """
+
+    normalize_variance: bool = True
+    across_channels: bool = False
+    eps: float = 1e-9
+
+    def _rows(self, shape: tuple[int, ...]) -> int:
+        """Return how many parts of the blob are normalised, each by itself."""
+        return math.prod(shape[: 1 if self.across_channels else 2])
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        rows = self._rows(bottoms[0].shape)
+        kept = (KeptType("factor", (rows, 1)),) if self.normalize_variance else ()
+        return Signature((bottoms[0],), kept=kept)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, out = call.xp, call.out[0]
+        rows = self._rows(out.shape)
+        x = call.bottoms[0].reshape(rows, -1)
+        y = xp.subtract(x, x.mean(axis=1, keepdims=True), out=out.reshape(rows, -1))
+        if self.normalize_variance:
+            factor = call.kept[0]
+            factor[...] = 1 / (xp.sqrt((y * y).mean(axis=1, keepdims=True)) + self.eps)
+            y *= factor
+        return (y.reshape(out.shape),)
+
+    def backward_reads(self) -> Reads:
+        return Reads.TOP if self.normalize_variance else Reads.NOTHING
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        shape = call.top_diffs[0].shape
+        dy = call.top_diffs[0].reshape(self._rows(shape), -1)
+        dx = dy - dy.mean(axis=1, keepdims=True)
+        if self.normalize_variance:
+            y = call.tops[0].reshape(dy.shape)
+            dx -= y * (dy * y).mean(axis=1, keepdims=True)
+            dx *= call.kept[0]
+        return Gradients((dx.reshape(shape),))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        # MeanVarianceNormalization has a fixed eps, and a variance that cancels digits.
+        x = bottoms[0]
+        axes = list(range(1 if self.across_channels else 2, len(x.shape)))
+        centred = g.op("Sub", x, _reduce_mean(g, x, axes))
+        if not self.normalize_variance:
+            return (centred,)
+        deviation = g.op("Sqrt", _reduce_mean(g, g.op("Mul", centred, centred), axes))
+        return (g.op("Div", centred, g.op("Add", deviation, g.constant(self.eps))),)
+
+
+def _sum_around(x: Array, half: int, axis: int) -> Array:
+    """Return the sum over `half` elements to either side and the one between; a copy of x for 0."""
+    total = x.copy()
+    source, target = x.swapaxes(0, axis), total.swapaxes(0, axis)
+    for distance in range(1, min(half, x.shape[axis] - 1) + 1):
+        target[distance:] += source[:-distance]
+        target[:-distance] += source[distance:]
+    return total
+
+
+def _channelwise(x: Array) -> Array:
+    """View a blob as (N, C, rest)."""
+    return x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, -1)
+
+
+def _channel_mean(x: Array) -> Array:
+    """Return the means (C, 1) of (N, C, rest)."""
+    return (x.sum(axis=2).sum(axis=0) / (x.shape[0] * x.shape[2]))[:, None]
+
+
+def _per_weight(xp: ArrayNamespace, total: Array, weight: Array) -> Array:
+    """Return the mean that a running sum stands for, 0 where there is nothing in it yet."""
+    return total / xp.where(weight == 0, 1, weight) * (weight != 0)
+
+
+def _reduce_mean(g: OnnxBuilder, x: Value, axes: list[int]) -> Any:
+    """Add a ReduceMean that keeps its axes; no axes, no operator."""
+    if not axes:
+        return x
+    if g.opset >= 18:
+        return g.op("ReduceMean", x, g.constant(axes, "int64"))
+    return g.op("ReduceMean", x, axes=axes)
