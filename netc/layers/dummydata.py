@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from netc.layers.fillers import Filler
-from netc.layers.input import BlobShape, Input
+from netc.layers.input import BlobShape
 from netc.layers.registry import layer
 from netc.layers.types import (
     Arity,
@@ -64,9 +64,10 @@ class DummyData(Layer):
                 got=f"{len(self.data_filler)} data_filler for {self._n_tops} tops",
                 setting="data_filler",
             )
-        for filler in self.data_filler:
-            filler.check()
-        return Signature(tuple(self._old_shapes() if self._has_old_dims else self._shapes()))
+        shapes = self._old_shapes() if self._has_old_dims else self._shapes()
+        for filler, top in zip(self._fillers, shapes, strict=True):
+            filler.check(top.shape)
+        return Signature(tuple(shapes))
 
     @property
     def _has_old_dims(self) -> bool:
@@ -120,13 +121,6 @@ class DummyData(Layer):
             filler.draw(call.xp, rng, top.shape)
             for filler, top in zip(self._fillers, call.out, strict=True)
         )
-
-    def deployed(self) -> Layer | None:
-        """Give an Input in place of random values: they stood for the data that is fed later."""
-        if not any(filler.random for filler in self._fillers):
-            return self
-        shapes = tuple(BlobShape(top.shape) for top in self.infer().tops)
-        return Input(shape=shapes, top=self.top)
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]

@@ -22,7 +22,11 @@ class VarianceNorm(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """A `filler` message. Fields that the chosen type does not use are ignored, as in every published net."""
+    """A `filler` message.
+
+    Published nets set fields that the chosen type does not use (a `std` for xavier): these are
+    ignored, as in Caffe. `sparse` is refused there, as in Caffe.
+    """
 
     type: str = "constant"
     value: float = 0.0
@@ -38,8 +42,12 @@ class Filler:
         """Whether two draws differ."""
         return self.type not in ("constant", "bilinear")
 
-    def check(self) -> None:
-        """Raise a NetcError for an unknown type, so that it is told before anything runs."""
+    def check(self, shape: tuple[int, ...] | None = None) -> None:
+        """Raise a NetcError for what cannot be drawn, so that it is told before anything runs.
+
+        That is an unknown type, a setting out of range, or a `shape`, where it is known, that does
+        not suit the type: bilinear wants square kernels.
+        """
         if self.type not in _FILLERS:
             raise fail(
                 f"unknown filler type '{self.type}'",
@@ -47,13 +55,38 @@ class Filler:
                 got=self.type,
                 hint=nearest(self.type, _FILLERS),
             )
+        if self.type == "uniform" and self.min > self.max:
+            raise fail(
+                "uniform filler: min is above max",
+                expected="min <= max",
+                got=f"min {self.min:g}, max {self.max:g}",
+            )
+        if self.type == "gaussian" and self.std < 0:
+            raise fail(
+                "gaussian filler: std is negative", expected="std >= 0", got=f"std {self.std:g}"
+            )
+        if self.sparse != -1 and (self.type != "gaussian" or self.sparse < 0):
+            raise fail(
+                f"{self.type} filler: sparse does not suit it",
+                expected="sparse >= 0, with type 'gaussian' only",
+                got=f"sparse {self.sparse} with type '{self.type}'",
+            )
+        square = shape is None or (len(shape) == 4 and shape[2] == shape[3])
+        if self.type == "bilinear" and not square:
+            raise fail(
+                "bilinear filler: the kernel is not square",
+                expected="a blob of 4 axes with kernel_h == kernel_w",
+                got=f"shape {shape}",
+            )
 
     def draw(self, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
         """Return a float32 array of `shape`, drawn from the numpy Generator `rng`.
 
-        Raises NetcError when the type is unknown or the shape does not suit it (bilinear wants square kernels).
+        Raises NetcError as `check` does.
         """
-        self.check()
+        self.check(shape)
+        if 0 in shape:
+            return xp.zeros(shape, dtype="float32")
         return xp.asarray(_FILLERS[self.type](self, xp, rng, shape), dtype="float32")
 
     def fan(self, shape: tuple[int, ...]) -> float:
@@ -73,27 +106,15 @@ class Filler:
                 return (fan_in + fan_out) / 2
 
 
-def _constant(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
-    return xp.full(shape, filler.value)
+def _constant(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
+    return xp.full(shape, filler.value, dtype="float32")
 
 
-def _uniform(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
-    if filler.min > filler.max:
-        raise fail(
-            "uniform filler: min is above max",
-            expected="min <= max",
-            got=f"min {filler.min}, max {filler.max}",
-        )
+def _uniform(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     return rng.uniform(filler.min, filler.max, shape)
 
 
-def _gaussian(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
+def _gaussian(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Normal values; with `sparse: s` each survives with probability s / shape[0]."""
     values = rng.normal(filler.mean, filler.std, shape)
     if filler.sparse < 0:
@@ -102,17 +123,13 @@ def _gaussian(
     return values * (rng.random(shape) < min(1.0, filler.sparse / units))
 
 
-def _xavier(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
+def _xavier(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Uniform with variance 1 / fan. Glorot and Bengio, AISTATS 2010."""
     bound = math.sqrt(3.0 / filler.fan(shape))
     return rng.uniform(-bound, bound, shape)
 
 
-def _msra(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
+def _msra(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Normal with variance 2 / fan. He et al., ICCV 2015."""
     return rng.normal(0.0, math.sqrt(2.0 / filler.fan(shape)), shape)
 
@@ -126,19 +143,11 @@ def _positive_unitball(
     return values / sums.reshape((-1,) + (1,) * (len(shape) - 1))
 
 
-def _bilinear(
-    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
-) -> Array:
+def _bilinear(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Interpolation weights for up-sampling by a Deconvolution. Long et al., CVPR 2015."""
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise fail(
-            "bilinear filler: the kernel is not square",
-            expected="a blob of 4 axes with kernel_h == kernel_w",
-            got=f"shape {shape}",
-        )
     size = shape[3]
     factor = math.ceil(size / 2)
-    center = (2 * factor - 1 - factor % 2) / (2.0 * factor)
+    center = (size - 1) / (2.0 * factor)
     ramp = [1 - abs(i / factor - center) for i in range(size)]
     kernel = [[a * b for b in ramp] for a in ramp]
     return xp.broadcast_to(xp.asarray(kernel), shape)
