@@ -297,7 +297,8 @@ def _assemble(
 ) -> onnx.ModelProto:
     names = name_tensors(graph, ends, blobs, outputs, operators, opset)
     nodes = []
-    for name, operator in zip(name_nodes(graph, operators, blobs), operators, strict=True):
+    titles = name_nodes(graph, {**blobs, **outputs}, operators)
+    for name, operator in zip(titles, operators, strict=True):
         node = helper.make_node(
             operator.type,
             [names[tensor] if tensor else "" for tensor in operator.inputs],

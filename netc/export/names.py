@@ -121,14 +121,14 @@ def _name_constants(
 
 
 def name_nodes(
-    graph: Graph, operators: Sequence[Operator], blobs: Mapping[str, Tensor]
+    graph: Graph, tops: Mapping[str, Tensor], operators: Sequence[Operator]
 ) -> list[str]:
-    """Return a name for each node: that of the layer for the one that makes its first top."""
+    """Return a name for each node: that of the layer for the first one that makes a top of it."""
     names = Names()
     heads: dict[int, int] = {}
     for index, operator in enumerate(operators):
-        tops = [blobs[key] for key in graph.nodes[operator.layer].tops]
-        if any(tensor in tops for tensor in operator.outputs):
+        made = [tops[key] for key in graph.nodes[operator.layer].tops]
+        if any(tensor in made for tensor in operator.outputs):
             heads.setdefault(operator.layer, index)
     found = {index: names.unique(graph.nodes[layer].name) for layer, index in heads.items()}
     for index, operator in enumerate(operators):

@@ -253,8 +253,9 @@ def _noise(
             key: x if key in fixed else np.nextafter(x, rng.choice(ends, x.shape))
             for key, x in inputs.items()
         }
-        moved = np.abs(np.asarray(forward(nudged)[name], np.float64) - want)
-        most = max(most, float(moved[np.isfinite(moved)].max(initial=0.0)))
+        moved = np.asarray(forward(nudged)[name], np.float64)
+        finite = np.isfinite(moved) & np.isfinite(want)
+        most = max(most, float(np.abs(moved[finite] - want[finite]).max(initial=0.0)))
     return most
 
 
