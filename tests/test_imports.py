@@ -36,23 +36,27 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "backends": ("layers graph backends.base plan", "numpy cupy"),
     # The stages in a row, for those who run nets.
     "assemble": ("schema layers graph data backends.base plan runtime", "numpy"),
+    # Between a net that runs and its weights files.
+    "learned": ("schema layers graph weights backends.base plan runtime", "numpy"),
     "export": (
-        "schema layers graph weights backends backends.base plan runtime assemble",
+        "schema layers graph weights backends backends.base plan runtime assemble learned",
         "google numpy onnx onnxruntime",
     ),
     "ingest": ("schema layers graph weights", "google numpy onnx"),
     "report": ("schema layers graph plan", "numpy"),
     "train": (
-        "schema layers graph weights data backends backends.base plan runtime assemble report",
-        "google numpy",
+        "schema layers graph weights data backends backends.base plan runtime assemble learned "
+        "report",
+        "google numpy rich",
     ),
     "pycaffe": (
-        "text schema layers graph weights data backends backends.base plan runtime assemble train",
+        "text schema layers graph weights data backends backends.base plan runtime assemble "
+        "learned train",
         "google numpy cv2 h5py",
     ),
     "cli": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
-        "export ingest report train",
+        "learned export ingest report train",
         "google numpy",
     ),
 }
@@ -62,7 +66,7 @@ EVERYWHERE = {"errors", "_version"}
 STANDARD = sys.stdlib_module_names | {"_typeshed"}
 
 # What no one may pay for who asks for help or checks a file.
-HEAVY = {"cupy", "cv2", "h5py", "lmdb", "onnx", "onnxruntime", "torch"}
+HEAVY = {"cupy", "cv2", "h5py", "lmdb", "onnx", "onnxruntime", "rich", "torch"}
 
 
 @dataclass(frozen=True)

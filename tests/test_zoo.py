@@ -14,7 +14,7 @@ import make_zoo
 import numpy as np
 import pytest
 from compute_mean import write_mean
-from datum_lmdb import DatumWriter, raw_datum
+from datum_lmdb import raw_datum, write_database
 
 from netc.assemble import load_graph
 from netc.graph.types import Graph
@@ -90,8 +90,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 continue
             database = (root / path).parent / layer.data_param.source
             image = np.zeros(IMAGES[database.resolve().parent.name], np.uint8)
-            with DatumWriter(database.resolve(), overwrite=True) as out:
-                out.put(raw_datum(image, 0))
+            write_database(database.resolve(), [("", raw_datum(image, 0))], overwrite=True)
             if layer.transform_param.mean_file:
                 mean = (root / path).parent / layer.transform_param.mean_file
                 write_mean(image.astype(np.float32), mean.resolve())

@@ -9,12 +9,12 @@ import argparse
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 from command import run
 from datum_lmdb import read_datums
 from numpy.typing import NDArray
 
+from netc.data.images import decode
 from netc.errors import Span, fail
 from netc.schema import netc_pb2
 
@@ -25,10 +25,12 @@ def mean_image(database: Path) -> NDArray[np.float32]:
     Raises NetcError for an empty database and for images of different sizes.
     """
     total, count = None, 0
-    for key, datum in read_datums(database):
+    for datum in read_datums(database):
         pixels = _pixels(datum)
         if pixels is None:
-            raise fail(f"the image of key {key} cannot be decoded", span=Span(str(database)))
+            raise fail(
+                f"image {count}, counted from 0, cannot be decoded", span=Span(str(database))
+            )
         if total is None:
             total = np.zeros(pixels.shape, np.float64)
         if pixels.shape != total.shape:
@@ -36,13 +38,12 @@ def mean_image(database: Path) -> NDArray[np.float32]:
                 "the images differ in size, so that they have no mean image",
                 span=Span(str(database)),
                 expected=f"{total.shape} (channels, height, width), as the first one",
-                got=f"{pixels.shape}, key {key}",
+                got=f"{pixels.shape}, image {count}, counted from 0",
                 hint="resize them all (tools/images_to_lmdb.py -resize HxW), or use mean_value",
             )
         total += pixels
         count += 1
-    if total is None:
-        raise fail("the database is empty", span=Span(str(database)))
+    assert total is not None  # an empty database is refused when it is opened
     return (total / count).astype(np.float32)
 
 
@@ -79,11 +80,7 @@ def main() -> None:
 
 def _pixels(datum: netc_pb2.Datum) -> NDArray[np.floating | np.uint8] | None:
     if datum.encoded:
-        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            return None
-        planes = image[np.newaxis] if image.ndim == 2 else image.transpose(2, 0, 1)
-        return planes.astype(np.uint8, copy=False)
+        return decode(datum.data, None)
     shape = (datum.channels, datum.height, datum.width)
     values = (
         np.frombuffer(datum.data, np.uint8)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from command import run
-from datum_lmdb import DatumWriter, raw_datum
+from datum_lmdb import raw_datum, write_database
 from idx import read_images_and_labels
 
 
@@ -28,10 +28,9 @@ def main() -> None:
     options = parser.parse_args()
 
     images, labels = read_images_and_labels(options.images, options.labels)
-    with DatumWriter(options.output, overwrite=options.overwrite) as out:
-        for pixels, label in zip(images, labels, strict=True):
-            out.put(raw_datum(pixels, int(label)))
-    print(f"{out.count} images of {' x '.join(map(str, images.shape[1:]))} -> {options.output}")
+    datums = (("", raw_datum(x, int(y))) for x, y in zip(images, labels, strict=True))
+    count = write_database(options.output, datums, overwrite=options.overwrite)
+    print(f"{count} images of {' x '.join(map(str, images.shape[1:]))} -> {options.output}")
 
 
 if __name__ == "__main__":

@@ -11,57 +11,21 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from command import run
-from datum_lmdb import DatumWriter, encoded_datum, raw_datum
-from numpy.typing import NDArray
+from datum_lmdb import encoded_datum, raw_datum, write_database
 
-from netc.errors import Problem, Problems, Span, fail
+from netc.data.image_list import ImageList, read_list
+from netc.data.images import decode, resize
+from netc.errors import Problem, Problems
 
 # After so many files that cannot be read, the folder is wrong, not the files.
 _ENOUGH = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the list."""
-
-    path: str
-    label: int
-    span: Span
-
-
-def read_list(path: Path) -> list[Entry]:
-    """Return the entries of a list file; raises one NetcError with every bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise fail("cannot read the list", span=Span(str(path)), got=error) from error
-    entries, problems = [], Problems()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.rstrip().rpartition(" ")
-        span = Span(str(path), number, 1)
-        if not name or not _is_integer(label):
-            problems.add(
-                Problem(
-                    "this line of the list has no label",
-                    span,
-                    expected="a path, a space and an integer",
-                    got=line,
-                )
-            )
-            continue
-        entries.append(Entry(name, int(label), span))
-    problems.raise_any()
-    if not entries:
-        raise fail("the list is empty", span=Span(str(path)))
-    return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,57 +40,47 @@ class Conversion:
 
     def datum(self, file_bytes: bytes, name: str, label: int) -> tuple[bytes, tuple[int, ...]]:
         """Return the serialized Datum and the shape (C, H, W); raises ValueError if unreadable."""
-        pixels = self._pixels(file_bytes)
-        shape = _channels_first(pixels).shape
-        if not self.encoded:
-            return raw_datum(np.ascontiguousarray(_channels_first(pixels)), label), shape
-        # A second encoding loses quality and time: the file goes in as it is where it can.
-        if self.size is None and not self.gray and _extension(name) == self.encoded:
-            return encoded_datum(file_bytes, label), shape
-        ok, again = cv2.imencode("." + self.encoded, pixels)
-        if not ok:
-            raise ValueError(f"cannot be encoded as {self.encoded}")
-        return encoded_datum(again.tobytes(), label), shape
-
-    def _pixels(self, file_bytes: bytes) -> NDArray[np.uint8]:
-        mode = cv2.IMREAD_GRAYSCALE if self.gray else cv2.IMREAD_COLOR
-        try:
-            pixels = cv2.imdecode(np.frombuffer(file_bytes, np.uint8), mode)
-        except cv2.error:  # raised for an empty file only; anything else unreadable gives None
-            pixels = None
+        pixels = decode(file_bytes, color=not self.gray)
         if pixels is None:
             raise ValueError("is not an image that OpenCV can read")
         if self.size:
-            pixels = cv2.resize(pixels, self.size[::-1], interpolation=cv2.INTER_LINEAR)
-        return pixels.astype(np.uint8, copy=False)
+            pixels = resize(pixels, *self.size)
+        if not self.encoded:
+            return raw_datum(np.ascontiguousarray(pixels), label), pixels.shape
+        # A second encoding loses quality and time: the file goes in as it is where it can.
+        if self.size is None and not self.gray and _extension(name) == self.encoded:
+            return encoded_datum(file_bytes, label), pixels.shape
+        ok, again = cv2.imencode("." + self.encoded, pixels.transpose(1, 2, 0))
+        if not ok:
+            raise ValueError(f"cannot be encoded as {self.encoded}")
+        return encoded_datum(again.tobytes(), label), pixels.shape
 
 
 def convert(
     root: Path,
-    entries: list[Entry],
-    out: DatumWriter,
+    images: ImageList,
     conversion: Conversion,
     *,
+    order: list[int],
     check_size: bool = False,
-) -> None:
-    """Write one Datum per entry; raises NetcError that names the unreadable files."""
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, Datum) per image; raises NetcError that names the unreadable files."""
     problems, found, first = Problems(), 0, None
-    for entry in entries:
+    for index in order:
+        path, label = images.paths[index], int(images.labels[index])
         try:
-            datum, shape = conversion.datum(
-                (root / entry.path).read_bytes(), entry.path, entry.label
-            )
+            datum, shape = conversion.datum((root / path).read_bytes(), path, label)
             first = first or shape
             if check_size and shape != first:
                 raise ValueError(f"has the shape {shape}, the first image {first}")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            problems.add(Problem(f"image {root / entry.path}: {reason}", entry.span))
+            problems.add(Problem(f"image {root / path}: {reason}", images.span(index)))
             found += 1
             if found == _ENOUGH:
                 break
             continue
-        out.put(datum, suffix=entry.path)
+        yield path, datum
     problems.raise_any()
 
 
@@ -158,13 +112,14 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    entries = read_list(options.list)
+    images = read_list(options.list)
+    order = list(range(len(images.paths)))
     if options.shuffle:
-        random.Random(options.seed).shuffle(entries)
+        random.Random(options.seed).shuffle(order)
     conversion = Conversion(options.gray, options.resize, options.encoded)
-    with DatumWriter(options.output, overwrite=options.overwrite) as out:
-        convert(options.root, entries, out, conversion, check_size=options.check_size)
-    print(f"{out.count} images -> {options.output}")
+    datums = convert(options.root, images, conversion, order=order, check_size=options.check_size)
+    count = write_database(options.output, datums, overwrite=options.overwrite)
+    print(f"{count} images -> {options.output}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -174,20 +129,9 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _is_integer(text: str) -> bool:
-    try:
-        return bool(text) and int(text) is not None
-    except ValueError:
-        return False
-
-
 def _extension(name: str) -> str:
     extension = name.rpartition(".")[2].lower()
     return "jpg" if extension == "jpeg" else extension
-
-
-def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

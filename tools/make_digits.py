@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from command import run
-from datum_lmdb import DatumWriter, raw_datum
+from datum_lmdb import raw_datum, write_database
 from idx import read_images_and_labels
 from numpy.typing import NDArray
 
@@ -55,10 +55,9 @@ def main() -> None:
         for part, chosen in (("train", ~is_test), ("test", is_test)):
             wanted = np.flatnonzero(chosen & np.isin(labels, list(digits)))
             database = folder / f"{name}_{part}_lmdb"
-            with DatumWriter(database, overwrite=True) as out:
-                for i in wanted:
-                    out.put(raw_datum(images[i], int(labels[i]) - digits.start))
-            print(f"{out.count:5} images -> {os.path.relpath(database)}")
+            datums = (("", raw_datum(images[i], int(labels[i]) - digits.start)) for i in wanted)
+            count = write_database(database, datums, overwrite=True)
+            print(f"{count:5} images -> {os.path.relpath(database)}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_the_order_is_kept(
     assert "1797 images of 1 x 8 x 8" in capsys.readouterr().out
 
     pixels, labels = load_digits()
-    datums = [datum for _, datum in read_datums(tmp_path / "db")]
+    datums = list(read_datums(tmp_path / "db"))
     assert [datum.label for datum in datums] == labels.tolist()
     assert b"".join(datum.data for datum in datums) == pixels.tobytes()
 
@@ -40,7 +40,7 @@ def test_real_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         DATA / "t10k-labels-idx1-ubyte.gz",
         tmp_path / "db",
     )
-    datums = [datum for _, datum in read_datums(tmp_path / "db")]
+    datums = list(read_datums(tmp_path / "db"))
     assert len(datums) == 10000
     assert {(d.channels, d.height, d.width) for d in datums} == {(1, 28, 28)}
     # How often each digit occurs among MNIST's test images is well known.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 import images_to_lmdb
+import lmdb
 import numpy as np
 import pytest
-from datum_lmdb import read_datums
 
 from netc.errors import NetcError
 from netc.schema import netc_pb2
@@ -36,7 +36,10 @@ def convert(
     command = ["images_to_lmdb.py", str(photos), str(listed), str(output), "-overwrite", *options]
     monkeypatch.setattr(sys, "argv", command)
     images_to_lmdb.main()
-    return list(read_datums(output))
+    with lmdb.open(str(output), readonly=True, lock=False) as env, env.begin() as transaction:
+        return [
+            (key.decode(), netc_pb2.Datum.FromString(value)) for key, value in transaction.cursor()
+        ]
 
 
 def planes(datum: netc_pb2.Datum) -> np.ndarray:
@@ -119,4 +122,4 @@ def test_a_mistake_is_one_message_and_exit_status_1(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
-    assert "cannot read the list" in ended.stderr and "Traceback" not in ended.stderr
+    assert "the list cannot be read" in ended.stderr and "Traceback" not in ended.stderr

@@ -27,7 +27,7 @@ def test_databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     for name, first, last in (("all", 0, 9), ("0_4", 0, 4), ("5_9", 5, 9)):
         for part in ("train", "test"):
-            datums = [d for _, d in read_datums(tmp_path / f"{name}_{part}_lmdb")]
+            datums = list(read_datums(tmp_path / f"{name}_{part}_lmdb"))
             assert {d.label for d in datums} == set(range(last - first + 1))
             seen[name, part] = [(d.data, d.label + first) for d in datums]
         # Together the two parts hold each image of the wanted classes once, with its own label.
