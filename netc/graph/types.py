@@ -1,7 +1,8 @@
 """The layer graph: plain, immutable data.
 
-Blobs are single-assignment. A name that the text writes twice (in-place layers) becomes `conv1` and `conv1#1`; a user
-still says `conv1` and means the last of them. A blob read by several layers needs no split layer.
+Blobs are single-assignment. A name that the text writes twice (in-place layers) becomes `conv1` and
+`conv1#1`; a user still says `conv1` and means the last of them. A blob read by several layers needs
+no split layer.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from netc.layers.types import BlobType, KeptType, Layer, Phase, Signature
 class Blob:
     """One version of a blob.
 
-    `key` is unique in the graph ("conv1#1"), `name` is what the text says ("conv1"). `node` is the index of the producer,
-    `top` its position among the producer's tops. `loss_weight` is 0 for a blob outside the objective.
+    `key` is unique in the graph ("conv1#1"), `name` is what the text says ("conv1"). `node` is the
+    index of the producer, `top` its position among the producer's tops. `loss_weight` is 0 for a
+    blob outside the objective.
     """
 
     key: str
@@ -53,7 +55,10 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class ParamUse:
-    """One node's view of a param: `param` indexes `Graph.params`; the shape differs only with PERMISSIVE sharing."""
+    """One node's view of a param: `param` indexes `Graph.params`.
+
+    The shape differs only with PERMISSIVE sharing.
+    """
 
     param: int
     shape: tuple[int, ...]
@@ -144,17 +149,28 @@ class Graph:
         raise KeyError(name)
 
     def verify(self) -> None:
-        """Check the invariants; AssertionError names the broken one. Run after every pass in tests."""
+        """Check the invariants; AssertionError names the broken one.
+
+        Run after every pass in tests.
+        """
         produced: set[str] = set()
         for index, node in enumerate(self.nodes):
             for key in node.bottoms:
                 assert key in produced, f"{node.label} reads {key} before it is produced"
-            assert len(node.tops) == len(node.signature.tops), f"{node.label}: tops and types differ"
-            for position, (key, blob_type) in enumerate(zip(node.tops, node.signature.tops, strict=True)):
+            assert len(node.tops) == len(node.signature.tops), (
+                f"{node.label}: tops and types differ"
+            )
+            for position, (key, blob_type) in enumerate(
+                zip(node.tops, node.signature.tops, strict=True)
+            ):
                 blob = self.blobs[key]
                 assert key not in produced, f"{key} is produced twice"
-                assert (blob.key, blob.node, blob.top) == (key, index, position), f"{key} is misfiled"
-                assert blob.type == blob_type, f"{key}: shape {blob.type} is not that of its producer"
+                assert (blob.key, blob.node, blob.top) == (key, index, position), (
+                    f"{key} is misfiled"
+                )
+                assert blob.type == blob_type, (
+                    f"{key}: shape {blob.type} is not that of its producer"
+                )
                 produced.add(key)
             assert len(node.params) == len(node.signature.params), f"{node.label}: params differ"
             for use, declared in zip(node.params, node.signature.params, strict=True):

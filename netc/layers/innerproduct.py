@@ -1,9 +1,8 @@
-"""Fully connected layers."""
+"""Fully connected layers: InnerProduct, and Embed, whose input is an index."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from netc.layers.fillers import Filler
 from netc.layers.registry import layer
@@ -28,8 +27,9 @@ from netc.layers.types import (
 class InnerProduct(Layer):
     """y = x W^T + b, where x is the bottom with the axes from `axis` on flattened to K values.
 
-    Shapes: bottom (..., K...) -> top (..., num_output); params W (num_output, K), or (K, num_output) with
-    `transpose`, and b (num_output,) unless `bias_term` is false.
+    Shapes: bottom (..., K...) -> top (..., num_output); params W (num_output, K), or (K,
+    num_output) with `transpose`, and b (num_output,) unless `bias_term` is false.
+    Source: BVLC Caffe 1.0.
     """
 
     num_output: int = 0
@@ -40,14 +40,7 @@ class InnerProduct(Layer):
     transpose: bool = False
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        if self.num_output <= 0:
-            raise Refusal(
-                "num_output is missing",
-                expected="num_output > 0",
-                got=self.num_output,
-                hint="add inner_product_param { num_output: N }",
-                setting="num_output",
-            )
+        _check_positive("num_output", self.num_output, "inner_product_param")
         x = bottoms[0]
         axis = x.axis(self.axis)
         k = x.span(axis)
@@ -57,20 +50,16 @@ class InnerProduct(Layer):
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((BlobType((*x.shape[:axis], self.num_output)),), tuple(params))
 
-    def _rows(self, x: Array) -> Array:
+    def _matrix(self, x: Array) -> Array:
         """View a bottom as a matrix (M, K)."""
-        axis = self.axis % x.ndim
-        rows = 1
-        for n in x.shape[:axis]:
-            rows *= n
-        return x.reshape(rows, -1)
+        shape = BlobType(x.shape)
+        axis = shape.axis(self.axis)
+        return x.reshape(shape.span(0, axis), shape.span(axis))
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        x, weight = self._matrix(call.bottoms[0]), call.params[0]
         y = call.out[0].reshape(-1, self.num_output)
-        weight = call.params[0]
-        call.xp.matmul(
-            self._rows(call.bottoms[0]), weight if self.transpose else weight.T, out=y
-        )
+        call.xp.matmul(x, weight if self.transpose else weight.T, out=y)
         if self.bias_term:
             y += call.params[1]
         return (y.reshape(call.out[0].shape),)
@@ -80,7 +69,7 @@ class InnerProduct(Layer):
 
     def backward(self, call: BackwardCall) -> Gradients:
         bottom, weight = call.bottoms[0], call.params[0]
-        x = self._rows(bottom)
+        x = self._matrix(bottom)
         dy = call.top_diffs[0].reshape(-1, self.num_output)
         dx = dw = db = None
         if call.wants_bottoms[0]:
@@ -94,18 +83,94 @@ class InnerProduct(Layer):
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
-        shape = bottoms[0].shape
-        axis = self.axis % len(shape)
-        k = BlobType(shape).span(axis)
+        x = bottoms[0]
+        shape = BlobType(x.shape)
+        axis = shape.axis(self.axis)
         if axis == 1:
-            x = bottoms[0] if len(shape) == 2 else g.op("Flatten", bottoms[0], axis=1)
-            return (g.op("Gemm", x, *params, transB=0 if self.transpose else 1),)
-        x = g.reshape(bottoms[0], (*shape[:axis], k))
+            x = x if shape.axes == 2 else g.op("Flatten", x, axis=1)
+            return (g.op("Gemm", x, *params, transB=int(not self.transpose)),)
+        x = g.reshape(x, (*shape.shape[:axis], shape.span(axis)))
         weight = params[0] if self.transpose else g.op("Transpose", params[0], perm=[1, 0])
         y = g.op("MatMul", x, weight)
         return (g.op("Add", y, params[1]) if self.bias_term else y,)
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        rows = signature.tops[0].count // self.num_output
-        k = bottoms[0].count // rows if rows else 0
-        return rows * k * self.num_output
+        return bottoms[0].count * self.num_output
+
+
+@layer("Embed", "embed_param")
+@dataclass(frozen=True)
+class Embed(Layer):
+    """y = W[i] + b: a row of W for each index i, truncated to an integer.
+
+    What InnerProduct gives for one-hot vectors. An index outside 0..input_dim-1 is refused.
+
+    Shapes: bottom (any) -> top (the same, num_output); params W (input_dim, num_output), and b
+    (num_output,) unless `bias_term` is false.
+    Source: Mikolov et al., ICLR workshop 2013, where the rows stand for words.
+    """
+
+    num_output: int = 0
+    input_dim: int = 0
+    bias_term: bool = True
+    weight_filler: Filler = field(default_factory=Filler)
+    bias_filler: Filler = field(default_factory=Filler)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        _check_positive("num_output", self.num_output, "embed_param")
+        _check_positive("input_dim", self.input_dim, "embed_param")
+        params = [ParamType((self.input_dim, self.num_output), self.weight_filler)]
+        if self.bias_term:
+            params.append(ParamType((self.num_output,), self.bias_filler))
+        return Signature((BlobType((*bottoms[0].shape, self.num_output)),), tuple(params))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, bottom = call.xp, call.bottoms[0]
+        index = xp.trunc(bottom)
+        wrong = ~((index >= 0) & (index < self.input_dim))  # true for NaN
+        if bool(wrong.any()):
+            raise Refusal(
+                "an index lies outside the rows of the weights",
+                expected=f"0 to {self.input_dim - 1}",
+                got=f"{float(bottom.reshape(-1)[xp.argmax(wrong.reshape(-1))]):g}",
+                hint="input_dim is the number of different indices",
+                setting="input_dim",
+            )
+        y = call.params[0][index.astype("int64")]
+        if self.bias_term:
+            y += call.params[1]
+        return (y,)
+
+    def backward_reads(self) -> Reads:
+        return Reads.BOTTOM
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        xp, weight = call.xp, call.params[0]
+        dy = call.top_diffs[0].reshape(-1, self.num_output)
+        dw = db = None
+        if call.wants_params[0]:
+            dw = xp.zeros(weight.shape, dy.dtype)
+            xp.add.at(dw, call.bottoms[0].astype("int64").reshape(-1), dy)
+        if self.bias_term and call.wants_params[1]:
+            db = dy.sum(axis=0)
+        return Gradients((None,), (dw, db) if self.bias_term else (dw,))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        y = g.op("Gather", params[0], g.cast(bottoms[0], "int64"), axis=0)
+        return (g.op("Add", y, params[1]) if self.bias_term else y,)
+
+
+def _check_positive(setting: str, value: int, message: str) -> None:
+    if value <= 0:
+        raise Refusal(
+            f"{setting} is missing",
+            expected=f"{setting} > 0",
+            got=f"{setting} {value}",
+            hint=f"add {message} {{ {setting}: N }}",
+            setting=setting,
+        )

@@ -27,7 +27,10 @@ class BlobShape:
 @layer("Input", "input_param")
 @dataclass(frozen=True)
 class Input(Layer):
-    """Tops whose content the caller sets: one `shape` for all of them, or one each. They start at zero."""
+    """Tops whose content the caller sets: one `shape` for all of them, or one each.
+
+    They start at zero.
+    """
 
     shape: tuple[BlobShape, ...] = ()
     top: tuple[str, ...] = ()

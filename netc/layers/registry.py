@@ -1,4 +1,7 @@
-"""The registry of layer types: name in the text -> dataclass, and the messages its fields come from."""
+"""The registry of layer types: name in the text -> dataclass.
+
+And the messages its fields come from.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ _types: dict[str, LayerType] = {}
 def layer(name: str, *params: str) -> Callable[[type[LayerClass]], type[LayerClass]]:
     """Register a layer class under its name in the text.
 
-    `params` name the fields of LayerParameter ("convolution_param") whose own fields fill the dataclass. A
-    dataclass field named like a LayerParameter field (`phase`, `top`, `transform_param`) is filled from there.
-    A second class of the same name is a bug and raises.
+    `params` name the fields of LayerParameter ("convolution_param") whose own fields fill the
+    dataclass. A dataclass field named like a LayerParameter field (`phase`, `top`,
+    `transform_param`) is filled from there. A second class of the same name is a bug and raises.
     """
 
     def register(cls: type[LayerClass]) -> type[LayerClass]:

@@ -1,8 +1,8 @@
 """What a layer type is made of: the values its rules take and give.
 
-A layer type is a frozen dataclass derived from `Layer`. Its fields are the schema fields it reads; its methods
-are its rules; it has no other state. This module knows no array library: arrays arrive as arguments together
-with the namespace `xp` (NumPy or CuPy) that works on them.
+A layer type is a frozen dataclass derived from `Layer`. Its fields are the schema fields it reads;
+its methods are its rules; it has no other state. This module knows no array library: arrays arrive
+as arguments together with the namespace `xp` (NumPy or CuPy) that works on them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     from netc.layers.fillers import Filler
 
-# Arrays are NumPy's or CuPy's. No static type covers both: the two libraries share names, not classes, and a
-# Protocol with every operator used in the maths would say less than these two names do.
+# Arrays are NumPy's or CuPy's. No static type covers both: the two libraries share names, not
+# classes, and a Protocol with every operator used in the maths would say less than these two names
+# do.
 Array = Any
 ArrayNamespace = Any
 
@@ -29,10 +30,11 @@ class Phase(enum.Enum):
     TEST = 1
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer of a rule, the graph turns it into a NetcError
+class Refusal(Exception):
     """A layer's answer to bottoms or settings that it cannot work with.
 
-    `setting` names the schema field to point at, "" for the layer as a whole. The caller adds the place.
+    `setting` names the schema field to point at, "" for the layer as a whole. The caller adds the
+    place.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class BlobType:
 class ParamType:
     """A learnable blob: shape, how it is first filled, and its rates where the text gives none.
 
-    `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is refused.
+    `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is
+    refused.
     """
 
     shape: tuple[int, ...]
@@ -103,10 +106,10 @@ class ParamType:
 
 @dataclass(frozen=True, slots=True)
 class KeptType:
-    """A blob that a layer keeps for itself: from forward to backward, or (persistent) from pass to pass.
+    """A blob that a layer keeps for itself, from forward to backward or from pass to pass.
 
-    Persistent blobs start at zero and belong to a snapshot; the others may share memory with anything
-    that does not live between this layer's forward and its backward.
+    Persistent blobs start at zero and belong to a snapshot; the others may share memory with
+    anything that does not live between this layer's forward and its backward.
     """
 
     name: str
@@ -119,8 +122,8 @@ class KeptType:
 class Signature:
     """What `infer` finds out: shapes of the tops, learnable params in Caffe's order, kept blobs.
 
-    `tops` may list more than the text names: optional tops that nobody wants are left out by the graph, and
-    `out`, `tops` and `top_diffs` of the calls hold only the named ones.
+    `tops` may list more than the text names: optional tops that nobody wants are left out by the
+    graph, and `out`, `tops` and `top_diffs` of the calls hold only the named ones.
     """
 
     tops: tuple[BlobType, ...]
@@ -172,9 +175,10 @@ def at_least(n: int) -> Arity:
 class ForwardCall:
     """What a forward pass is given.
 
-    `kept` and the params of statistics are written in place. `out` holds the buffers that the tops go to: a
-    rule may compute into them (`xp.matmul(a, b, out=call.out[0])`) or return fresh arrays, which are then copied.
-    `random()` gives the numpy Generator of (seed, layer name, pass): equal on every repeat of that pass.
+    `kept` and the params of statistics are written in place. `out` holds the buffers that the tops
+    go to: a rule may compute into them (`xp.matmul(a, b, out=call.out[0])`) or return fresh arrays,
+    which are then copied. `random()` gives the numpy Generator of (seed, layer name, pass): equal
+    on every repeat of that pass.
     """
 
     xp: ArrayNamespace
@@ -187,9 +191,10 @@ class ForwardCall:
 
 @dataclass(slots=True)
 class BackwardCall:
-    """What a backward pass is given. Only what `backward_reads` names may be looked at in bottoms and tops.
+    """What a backward pass is given.
 
-    `wants_bottoms[i]` and `wants_params[i]` say which gradients somebody will read: the others need not be computed.
+    In bottoms and tops only what `backward_reads` names may be looked at. `wants_bottoms[i]` and
+    `wants_params[i]` say which gradients somebody will read: the others need not be computed.
     """
 
     xp: ArrayNamespace
@@ -229,7 +234,10 @@ class OnnxBuilder(Protocol):
     xp: ArrayNamespace
 
     def op(self, op_type: str, *inputs: Value | None, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; return its Value, or a tuple of them when `outputs` > 1. None inputs are left out."""
+        """Add a node; return its Value, or a tuple of them when `outputs` > 1.
+
+        None inputs are left out.
+        """
         ...
 
     def constant(self, value: Any, dtype: str = "float32") -> Value:
@@ -241,7 +249,10 @@ class OnnxBuilder(Protocol):
         ...
 
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
-        """Reshape, keeping a dynamic batch axis dynamic; refuses what mixes that axis with others."""
+        """Reshape, keeping a dynamic batch axis dynamic.
+
+        Refuses what mixes that axis with others.
+        """
         ...
 
     def cast(self, x: Value, dtype: str) -> Value:
@@ -255,7 +266,10 @@ class OnnxBuilder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One layer of the small net that a type expands to. Blob names starting with "." are private to it."""
+    """One layer of the small net that a type expands to.
+
+    Blob names starting with "." are private to it.
+    """
 
     name: str
     layer: Layer
@@ -267,7 +281,8 @@ class Part:
 class Layer:
     """The base of every layer type: the facts and rules with their defaults.
 
-    A subclass states its facts as class variables and overrides `infer`, `forward`, and what else applies.
+    A subclass states its facts as class variables and overrides `infer`, `forward`, and what else
+    applies.
     """
 
     #: The type's name in the text, set by the `layer` decorator.
@@ -279,7 +294,8 @@ class Layer:
     tops_match_bottoms: ClassVar[bool] = False
     #: The first top enters the objective with weight 1, and may be left out of the text.
     loss: ClassVar[bool] = False
-    #: It reads a file or a database: `infer` is given the types of one item's blobs as if they were bottoms.
+    #: It reads a file or a database: `infer` is given the types of one item's blobs as if they were
+    #: bottoms.
     reads_data: ClassVar[bool] = False
     #: The caller sets its tops (Input).
     fed: ClassVar[bool] = False
@@ -289,13 +305,18 @@ class Layer:
     view: ClassVar[bool] = False
     #: A top with the name of its bottom is refused, as Caffe does.
     refuses_in_place: ClassVar[bool] = False
-    #: What the params are called in other formats ("conv1.weight"), in order; params beyond are numbered.
+    #: What the params are called in other formats ("conv1.weight"), in order; params beyond are
+    #: numbered.
     param_names: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
-    # -- rules ---------------------------------------------------------------------------------------------
+    # -- rules
+    # ---------------------------------------------------------------------------------------------
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        """Return shapes, params and kept blobs, or raise `Refusal`. The only authority on shapes."""
+        """Return shapes, params and kept blobs, or raise `Refusal`.
+
+        The only authority on shapes.
+        """
         raise TypeError(f"layer type {self.type} lacks a shape rule")
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
@@ -310,7 +331,10 @@ class Layer:
         raise TypeError(f"layer type {self.type} lacks a forward rule")
 
     def backward_reads(self) -> Reads:
-        """Say what `backward` looks at, from which the plan computes lifetimes and in-place safety."""
+        """Say what `backward` looks at.
+
+        From which the plan computes lifetimes and in-place safety.
+        """
         return Reads.BOTTOM | Reads.TOP
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
@@ -328,13 +352,16 @@ class Layer:
         raise g.refuse("this type has no ONNX form")
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        """Return the multiply-adds of one forward pass; types that only move or compare data cost 0."""
+        """Return the multiply-adds of one forward pass.
+
+        Types that only move or compare data cost 0.
+        """
         return 0
 
     def deployed(self) -> Layer | None:
         """Return what stands in this layer's place in a net for inference; None drops it.
 
-        A loss gives its activation, applied to bottom 0; a dropped loss leaves bottom 0 as an output.
+        A loss gives its activation, applied to bottom 0; a dropped loss leaves bottom 0 as an
+        output.
         """
         return None if self.loss else self
-

@@ -1,0 +1,545 @@
+"""Messages to graph: resolve phase and rules, bind layers, wire blobs, share params.
+
+Infer every shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from netc.errors import NetcError, Problems, Span, fail, nearest
+from netc.graph.types import Blob, Graph, Node, Param, ParamUse
+from netc.layers import registry
+from netc.layers.types import BlobType, Layer, Phase, Refusal, Signature
+from netc.schema import Source, bind_fields, netc_pb2
+
+# What Caffe calls the top that a loss layer gets when the text gives none.
+AUTOMATIC_TOP = "(automatic)"
+
+# Fields of LayerParameter that the graph itself reads, for every type.
+_COMMON_FIELDS = frozenset(
+    [
+        "name",
+        "type",
+        "bottom",
+        "top",
+        "phase",
+        "loss_weight",
+        "param",
+        "blobs",
+        "propagate_down",
+        "include",
+        "exclude",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetState:
+    """What the `include` and `exclude` rules of layers are compared with."""
+
+    phase: Phase
+    level: int = 0
+    stages: tuple[str, ...] = ()
+
+    def meets(self, rule: netc_pb2.NetStateRule) -> bool:
+        """Say whether every condition of the rule holds."""
+        return (
+            (not rule.HasField("phase") or rule.phase == self.phase.value)
+            and (not rule.HasField("min_level") or self.level >= rule.min_level)
+            and (not rule.HasField("max_level") or self.level <= rule.max_level)
+            and all(stage in self.stages for stage in rule.stage)
+            and not any(stage in self.stages for stage in rule.not_stage)
+        )
+
+    def includes(self, layer: netc_pb2.LayerParameter) -> bool:
+        """Say whether a layer belongs to the net in this state."""
+        if layer.include:
+            return any(map(self.meets, layer.include))
+        return not any(map(self.meets, layer.exclude))
+
+
+class Probed(Protocol):
+    """What a probe finds out about a data source: the types of one item's blobs.
+
+    And what it had to assume.
+    """
+
+    @property
+    def types(self) -> tuple[BlobType, ...]:
+        """One type per blob of an item, batch axis left out."""
+        ...
+
+    @property
+    def assumed(self) -> str:
+        """A remark for the user when the data is absent, "" otherwise."""
+        ...
+
+
+Probe = Callable[[Layer, Span | None], Probed]
+
+
+def net_state(
+    net: netc_pb2.NetParameter, phase: Phase, level: int = 0, stages: Sequence[str] = ()
+) -> NetState:
+    """Return the state of a net opened on its own, as for Caffe's `Net(file, phase, ...)`.
+
+    The argument `level` replaces the one in the text, `stages` are added to the text's.
+    """
+    return NetState(phase, level, (*net.state.stage, *stages))
+
+
+def build(
+    source: Source[netc_pb2.NetParameter],
+    state: NetState,
+    *,
+    probe: Probe | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """Return the shaped graph of a net in one state.
+
+    `probe` answers for layers that read data; `shapes` overrides the shape of input and data tops
+    by blob name. Raises one NetcError with all independent mistakes of the text.
+    """
+    builder = _Builder(source, state, probe, dict(shapes or {}))
+    for index, message in enumerate(source.message.layer):
+        builder.add(index, message)
+    return builder.finish()
+
+
+@dataclass
+class _OpenParam:
+    """A param while later layers may still come to share it."""
+
+    param: Param
+    user: str
+    lr_given: bool
+    decay_given: bool
+
+
+@dataclass
+class _Builder:
+    source: Source[netc_pb2.NetParameter]
+    state: NetState
+    probe: Probe | None
+    shapes: dict[str, Sequence[int]]
+    problems: Problems = field(default_factory=Problems)
+    nodes: list[Node] = field(default_factory=list)
+    blobs: dict[str, Blob] = field(default_factory=dict)
+    params: list[_OpenParam] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    # Blob name in the text -> key of its current version; None while its producer is in error, so
+    # that one mistake is not told again by every layer behind it.
+    current: dict[str, str | None] = field(default_factory=dict)
+    read: dict[str, str] = field(default_factory=dict)
+
+    # -- one layer of the text
+    # -----------------------------------------------------------------------------
+
+    def add(self, index: int, message: netc_pb2.LayerParameter) -> None:
+        span = self.source.span("layer", index)
+        label = f"'{message.name}' ({message.type})"
+        try:
+            if message.include and message.exclude:
+                raise fail(
+                    "a layer has include and exclude rules",
+                    expected="include rules or exclude rules, not both",
+                    got=f"{len(message.include)} include and {len(message.exclude)} exclude",
+                )
+            if not self.state.includes(message):
+                return
+            self._add_included(index, message)
+        except NetcError as error:
+            self.problems.add(error.at(span, label))
+            for name in message.top:
+                self.current[name] = None
+        except Refusal as refusal:
+            self.problems.add(self._place(refusal, index, message).at(span, label))
+            for name in message.top:
+                self.current[name] = None
+
+    def _place(self, refusal: Refusal, index: int, message: netc_pb2.LayerParameter) -> NetcError:
+        """Point at the setting that a rule complained about, if the text has it."""
+        span = self.source.span("layer", index)
+        if refusal.setting:
+            for path in (
+                (refusal.setting,),
+                *((p, refusal.setting) for p in _param_fields(message)),
+            ):
+                span = max(span, self.source.span("layer", index, *path))
+        return fail(
+            refusal.what,
+            span=span,
+            expected=refusal.expected,
+            got=refusal.got,
+            hint=refusal.hint,
+        )
+
+    def _add_included(self, index: int, message: netc_pb2.LayerParameter) -> None:
+        kind = registry.find(message.type)
+        bottoms = [self._bottom(index, message, i) for i in range(len(message.bottom))]
+        tops = list(message.top)
+        if not tops and kind.cls.loss:
+            tops = [AUTOMATIC_TOP]
+        layer = self._bind(index, message, kind)
+        if None in bottoms:
+            for name in tops:
+                self.current[name] = None
+            return
+        keys = [key for key in bottoms if key is not None]
+        _check_counts(layer, len(keys), len(tops))
+        weights = _loss_weights(layer, message, len(tops))
+        down = _propagate_down(message)
+        types = [self.blobs[key].type for key in keys]
+        in_place = self._check_tops(layer, list(message.bottom), tops)
+        specs = list(message.param)
+        parts = layer.expand(*types)
+        if parts is None:
+            self._add_node(index, message.name, layer, keys, tops, weights, down, specs)
+        else:
+            self._expand(index, message, parts, keys, tops, weights, specs)
+        if specs:
+            n_params = len(message.param) - len(specs)
+            raise Refusal(
+                "more param messages than learnable params",
+                expected=f"at most {n_params} param {{ }} for this layer",
+                got=f"{len(message.param)}",
+                setting="param",
+            )
+        for key, name in zip(keys, message.bottom, strict=True):
+            self._note_read(key, message.name, name in in_place)
+
+    def _bottom(self, index: int, message: netc_pb2.LayerParameter, i: int) -> str | None:
+        name = message.bottom[i]
+        if name not in self.current:
+            produced_later = any(name in m.top for m in self.source.message.layer[index + 1 :])
+            raise fail(
+                f"unknown bottom blob '{name}'",
+                span=self.source.span("layer", index, "bottom", i),
+                expected="the top of an earlier layer"
+                + (f": {', '.join(list(self.current)[-8:])}" if self.current else ""),
+                got=f"'{name}'",
+                hint="a later layer produces it: layers run in the order of the text"
+                if produced_later
+                else nearest(name, self.current),
+            )
+        return self.current[name]
+
+    def _bind(
+        self, index: int, message: netc_pb2.LayerParameter, kind: registry.LayerType
+    ) -> Layer:
+        """Fill the dataclass from its messages; a field that is set but not read is an error."""
+        resolved = netc_pb2.LayerParameter()
+        resolved.CopyFrom(message)
+        if not resolved.HasField("phase"):
+            resolved.phase = netc_pb2.TRAIN if self.state.phase is Phase.TRAIN else netc_pb2.TEST
+        layer, unread = bind_fields(
+            kind.cls, [getattr(resolved, name) for name in kind.params], outer=resolved
+        )
+        for path in unread:
+            if path[0] in _COMMON_FIELDS:
+                continue
+            known = {f.name for f in dataclasses.fields(kind.cls)} | set(kind.params)
+            shown = ".".join(path)
+            raise fail(
+                f"field '{shown}' is set, but layer type {kind.name} does not read it",
+                span=self.source.span("layer", index, *path),
+                expected="fields of " + ", ".join(kind.params) if kind.params else "no parameters",
+                got=shown,
+                hint=nearest(path[-1], known) or "remove it, or check the layer's type",
+            )
+        return layer
+
+    # -- blobs
+    # ---------------------------------------------------------------------------------------------
+
+    def _check_tops(self, layer: Layer, bottoms: list[str], tops: list[str]) -> frozenset[str]:
+        """Refuse a name that is produced twice; return the names written in place."""
+        in_place = set()
+        for i, name in enumerate(tops):
+            if tops.index(name) != i:
+                raise fail(
+                    f"top '{name}' is listed twice",
+                    expected="one name for each top",
+                    got=", ".join(tops),
+                )
+            if i < len(bottoms) and bottoms[i] == name:
+                if layer.refuses_in_place:
+                    raise fail(
+                        f"layer type {layer.type} does not work in place",
+                        expected="a top with a name of its own",
+                        got=f"bottom and top are both '{name}'",
+                        hint=f"rename the top, for example to '{name}_{layer.type.lower()}', "
+                        "and the bottoms that read it",
+                    )
+                in_place.add(name)
+                reader = self.read.get(self.current[name] or "")
+                if reader or bottoms.count(name) > 1:
+                    raise fail(
+                        f"blob '{name}' is overwritten, but it has another reader",
+                        expected="a top with a name of its own, for a bottom that others read too",
+                        got=f"'{name}' is read by layer '{reader}'" if reader else "two bottoms",
+                        hint="give this layer's top a new name and use it in the layers after it",
+                    )
+            elif name in self.current and name != AUTOMATIC_TOP:
+                key = self.current[name]
+                producer = self.nodes[self.blobs[key].node].label if key else "a layer in error"
+                raise fail(
+                    f"top blob '{name}' is produced by two layers",
+                    expected="a name that no earlier layer produces, or this layer's own bottom",
+                    got=f"'{name}', the top of layer {producer}",
+                    hint="rename one of them, or put the two layers in different phases",
+                )
+        return frozenset(in_place)
+
+    def _note_read(self, key: str, reader: str, in_place: bool) -> None:
+        if not in_place:
+            self.read[key] = reader
+
+    def _add_blob(self, name: str, blob_type: BlobType, top: int, weight: float) -> str:
+        version = (
+            sum(blob.name == name for blob in self.blobs.values()) if name in self.current else 0
+        )
+        key = f"{name}#{version}" if version else name
+        self.blobs[key] = Blob(key, name, blob_type, len(self.nodes), top, weight)
+        self.current[name] = key
+        return key
+
+    # -- nodes
+    # ---------------------------------------------------------------------------------------------
+
+    def _add_node(
+        self,
+        index: int,
+        name: str,
+        layer: Layer,
+        bottoms: Sequence[str],
+        tops: Sequence[str],
+        weights: Sequence[float],
+        down: tuple[bool | None, ...],
+        specs: list[netc_pb2.ParamSpec],
+    ) -> None:
+        span = self.source.span("layer", index)
+        signature = self._infer(layer, span, [self.blobs[key].type for key in bottoms], tops)
+        uses = self._params(index, name, layer, signature, specs)
+        keys = [
+            self._add_blob(top, blob_type, i, weight)
+            for i, (top, blob_type, weight) in enumerate(
+                zip(tops, signature.tops, weights, strict=True)
+            )
+        ]
+        self.nodes.append(
+            Node(name, layer, tuple(bottoms), tuple(keys), uses, signature, down, span)
+        )
+
+    def _infer(
+        self, layer: Layer, span: Span, bottoms: Sequence[BlobType], tops: Sequence[str]
+    ) -> Signature:
+        if layer.reads_data:
+            if self.probe is None:
+                raise fail("the layer reads data, and no data reader was given")
+            item = self.probe(layer, span)
+            if item.assumed:
+                self.notes.append(f"{span}: {item.assumed}")
+            signature = layer.infer(*item.types)
+        else:
+            signature = layer.infer(*bottoms)
+        if layer.reads_data or layer.fed:
+            types = tuple(
+                BlobType(tuple(self.shapes[name])) if name in self.shapes else blob_type
+                for name, blob_type in zip(tops, signature.tops, strict=True)
+            )
+            signature = dataclasses.replace(signature, tops=types)
+        return dataclasses.replace(signature, tops=signature.tops[: len(tops)])
+
+    def _expand(
+        self,
+        index: int,
+        message: netc_pb2.LayerParameter,
+        parts: Sequence[Any],
+        bottoms: Sequence[str],
+        tops: Sequence[str],
+        weights: Sequence[float],
+        specs: list[netc_pb2.ParamSpec],
+    ) -> None:
+        """Add the small net that a type stands for.
+
+        Its private blobs are prefixed with the layer's name.
+        """
+        keys: dict[str, str] = {f"$b{i}": key for i, key in enumerate(bottoms)}
+        for part in parts:
+            names = []
+            part_weights = []
+            for top in part.tops:
+                position = int(top[2:]) if top.startswith("$t") else None
+                names.append(f"{message.name}{top}" if position is None else tops[position])
+                part_weights.append(0.0 if position is None else weights[position])
+            inputs = [keys[bottom] for bottom in part.bottoms]
+            self._add_node(
+                index,
+                f"{message.name}/{part.name}",
+                part.layer,
+                inputs,
+                names,
+                part_weights,
+                (None,) * len(inputs),
+                specs,
+            )
+            keys |= dict(zip(part.tops, self.nodes[-1].tops, strict=True))
+
+    # -- params
+    # --------------------------------------------------------------------------------------------
+
+    def _params(
+        self,
+        index: int,
+        layer_name: str,
+        layer: Layer,
+        signature: Signature,
+        specs: list[netc_pb2.ParamSpec],
+    ) -> tuple[ParamUse, ...]:
+        """Register the node's params.
+
+        Taking one param message for each from the front of `specs`.
+        """
+        uses = []
+        for i, declared in enumerate(signature.params):
+            declared.filler.check()
+            given = bool(specs)
+            spec = specs.pop(0) if specs else netc_pb2.ParamSpec()
+            if declared.frozen and given and spec.lr_mult != 0:
+                raise Refusal(
+                    f"param {i} holds statistics, which no solver may change",
+                    expected="param { lr_mult: 0 }, or no param message",
+                    got=f"lr_mult {spec.lr_mult:g}",
+                    setting="param",
+                )
+            lr_given, decay_given = spec.HasField("lr_mult"), spec.HasField("decay_mult")
+            lr = spec.lr_mult if lr_given else declared.lr_mult
+            decay = spec.decay_mult if decay_given else declared.decay_mult
+            if spec.name and spec.name in self.shared:
+                uses.append(self._share(layer_name, i, declared.shape, spec))
+                continue
+            if spec.name:
+                self.shared[spec.name] = len(self.params)
+            uses.append(ParamUse(len(self.params), declared.shape))
+            param = Param(len(self.nodes), i, declared.shape, declared.filler, lr, decay, spec.name)
+            self.params.append(_OpenParam(param, layer_name, lr_given, decay_given))
+        return tuple(uses)
+
+    def _share(
+        self, layer_name: str, i: int, shape: tuple[int, ...], spec: netc_pb2.ParamSpec
+    ) -> ParamUse:
+        number = self.shared[spec.name]
+        opened = self.params[number]
+        owner = opened.param
+        permissive = spec.share_mode == netc_pb2.ParamSpec.PERMISSIVE
+        same = (
+            BlobType(shape).count == BlobType(owner.shape).count
+            if permissive
+            else shape == owner.shape
+        )
+        if not same:
+            raise Refusal(
+                f"shared param '{spec.name}' has another {'count' if permissive else 'shape'} here",
+                expected=f"{BlobType(owner.shape)}, as in layer '{opened.user}'",
+                got=f"{BlobType(shape)} for param {i}",
+                hint=""
+                if permissive or BlobType(shape).count != BlobType(owner.shape).count
+                else "the counts agree: param { share_mode: PERMISSIVE } shares it all the same",
+                setting="param",
+            )
+        rates = {}
+        for rate, was_given in (("lr_mult", opened.lr_given), ("decay_mult", opened.decay_given)):
+            if not spec.HasField(rate):
+                continue
+            value = getattr(spec, rate)
+            if was_given and value != getattr(owner, rate):
+                raise Refusal(
+                    f"shared param '{spec.name}' has mismatched {rate}",
+                    expected=f"{rate} {getattr(owner, rate):g}, as in layer '{opened.user}'",
+                    got=f"{rate} {value:g}",
+                    setting="param",
+                )
+            rates[rate] = value
+        self.params[number] = _OpenParam(
+            dataclasses.replace(owner, **rates),
+            opened.user,
+            opened.lr_given or "lr_mult" in rates,
+            opened.decay_given or "decay_mult" in rates,
+        )
+        return ParamUse(number, shape)
+
+    def finish(self) -> Graph:
+        self.problems.raise_any()
+        net = self.source.message
+        if unknown := set(self.shapes) - set(self.current):
+            name = min(unknown)
+            raise fail(
+                f"a shape is given for blob '{name}', which the net does not have",
+                got=name,
+                hint=nearest(name, self.current),
+            )
+        return Graph(
+            name=net.name,
+            phase=self.state.phase,
+            nodes=tuple(self.nodes),
+            blobs=self.blobs,
+            params=tuple(opened.param for opened in self.params),
+            force_backward=net.force_backward,
+            notes=tuple(self.notes),
+            file=self.source.file,
+        )
+
+
+def _param_fields(message: netc_pb2.LayerParameter) -> Iterator[str]:
+    """Yield the names of the parameter messages that are set."""
+    for descriptor, _ in message.ListFields():
+        if descriptor.message_type is not None and descriptor.name.endswith("_param"):
+            yield descriptor.name
+
+
+def _check_counts(layer: Layer, n_bottoms: int, n_tops: int) -> None:
+    for kind, n, arity in (("bottom", n_bottoms, layer.bottoms), ("top", n_tops, layer.tops)):
+        if not arity.allows(n):
+            raise Refusal(
+                f"wrong number of {kind}s", expected=f"{arity} {kind}(s)", got=n, setting=kind
+            )
+    if layer.tops_match_bottoms and n_bottoms != n_tops:
+        raise Refusal(
+            "the numbers of bottoms and tops differ",
+            expected="one top for each bottom",
+            got=f"{n_bottoms} bottoms, {n_tops} tops",
+            setting="top",
+        )
+
+
+def _loss_weights(layer: Layer, message: netc_pb2.LayerParameter, n_tops: int) -> tuple[float, ...]:
+    given = tuple(message.loss_weight)
+    if not given and layer.loss and n_tops == 1:
+        return (1.0,)
+    if (given and len(given) != n_tops) or (not given and layer.loss and n_tops > 1):
+        raise Refusal(
+            "loss_weight must be unspecified or specified once per top blob",
+            expected=f"{n_tops} loss_weight values, one for each top",
+            got=f"{len(given)} of them",
+            hint=f"write {' '.join('loss_weight: ' + ('0' if i else '1') for i in range(n_tops))}",
+            setting="loss_weight",
+        )
+    return given or (0.0,) * n_tops
+
+
+def _propagate_down(message: netc_pb2.LayerParameter) -> tuple[bool | None, ...]:
+    given = tuple(message.propagate_down)
+    if given and len(given) != len(message.bottom):
+        raise Refusal(
+            "propagate_down must be unspecified or specified once per bottom",
+            expected=f"{len(message.bottom)} propagate_down values",
+            got=f"{len(given)}",
+            setting="propagate_down",
+        )
+    return given or (None,) * len(message.bottom)

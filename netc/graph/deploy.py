@@ -1,0 +1,143 @@
+"""The net for inference, derived from the text that trains it.
+
+Data layers become inputs, losses their activations, accuracies go, and with them all that only they
+needed. So one file is enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from netc.errors import fail
+from netc.graph.types import Blob, Graph, Node, ParamUse
+from netc.layers.input import BlobShape, Input
+from netc.layers.types import Layer
+
+ACTIVATION_TOP = "prob"
+
+
+def deploy(graph: Graph) -> Graph:
+    """Return the graph for inference of a TEST graph.
+
+    Its params are those of `graph` that are still used. The activation of a net's only loss is
+    called "prob", as in Caffe's deploy files; several are called after their layers. Raises
+    NetcError when nothing is left to compute.
+    """
+    stands: list[Layer | None] = [node.layer.deployed() for node in graph.nodes]
+    tops = _activation_tops(graph, stands)
+    wanted = _outputs(graph, stands)
+    kept = _ancestors(graph, stands, wanted)
+    if not any(not graph.nodes[i].layer.fed and not graph.nodes[i].layer.reads_data for i in kept):
+        raise fail(
+            f"net '{graph.name}' computes nothing for inference",
+            expected="a layer that is neither data nor accuracy",
+            got=f"{len(graph.nodes)} layers: {', '.join(n.type for n in graph.nodes[:6])}",
+        )
+    nodes: list[Node] = []
+    blobs: dict[str, Blob] = {}
+    params: dict[int, int] = {}
+    owners: dict[int, int] = {}
+    read = {
+        key
+        for i in kept
+        for key in graph.nodes[i].bottoms[: 1 if _replaced(graph, stands, i) else None]
+    } | wanted
+    for i in sorted(kept):
+        node = graph.nodes[i]
+        if node.layer.reads_data or node.layer.fed:
+            node = _as_input(node, graph, read)
+        elif _replaced(graph, stands, i):
+            node = _as_activation(node, graph, stands[i], tops[i])
+        for use in node.params:
+            if use.param not in params:
+                params[use.param] = len(params)
+                owners[use.param] = len(nodes)
+        uses = tuple(ParamUse(params[use.param], use.shape) for use in node.params)
+        for position, (key, blob_type) in enumerate(
+            zip(node.tops, node.signature.tops, strict=True)
+        ):
+            name = graph.blobs[key].name if key in graph.blobs else key
+            blobs[key] = Blob(key, name, blob_type, len(nodes), position)
+        nodes.append(dataclasses.replace(node, params=uses))
+    return dataclasses.replace(
+        graph,
+        nodes=tuple(nodes),
+        blobs=blobs,
+        params=tuple(dataclasses.replace(graph.params[old], owner=owners[old]) for old in params),
+        force_backward=False,
+    )
+
+
+def _replaced(graph: Graph, stands: list[Layer | None], i: int) -> bool:
+    return stands[i] is not None and stands[i] is not graph.nodes[i].layer
+
+
+def _activation_tops(graph: Graph, stands: list[Layer | None]) -> dict[int, str]:
+    """Name the activations that stand for losses."""
+    replaced = [i for i in range(len(stands)) if _replaced(graph, stands, i)]
+    names = {blob.name for blob in graph.blobs.values()}
+    found = {}
+    for i in replaced:
+        node = graph.nodes[i]
+        if len(node.tops) > 1:
+            found[i] = node.tops[1]
+        elif len(replaced) == 1 and ACTIVATION_TOP not in names:
+            found[i] = ACTIVATION_TOP
+        else:
+            found[i] = f"{node.name}_{ACTIVATION_TOP}"
+    return found
+
+
+def _outputs(graph: Graph, stands: list[Layer | None]) -> set[str]:
+    """Return the keys of the blobs that must be computed: kept outputs.
+
+    And the scores of all losses.
+    """
+    wanted = set()
+    for i, node in enumerate(graph.nodes):
+        if stands[i] is None:
+            if node.layer.loss:
+                wanted.add(node.bottoms[0])
+        elif _replaced(graph, stands, i):
+            wanted.add(node.bottoms[0])
+        elif not node.layer.reads_data and not node.layer.fed:
+            wanted.update(key for key in node.tops if not graph.readers[key])
+    return wanted
+
+
+def _ancestors(graph: Graph, stands: list[Layer | None], wanted: set[str]) -> set[int]:
+    """Return the nodes that the wanted blobs need, and the activations themselves."""
+    kept = {i for i in range(len(stands)) if _replaced(graph, stands, i)}
+    open_keys = list(wanted)
+    while open_keys:
+        producer = graph.blobs[open_keys.pop()].node
+        if producer in kept:
+            continue
+        kept.add(producer)
+        open_keys += graph.nodes[producer].bottoms
+    return kept
+
+
+def _as_input(node: Node, graph: Graph, read: set[str]) -> Node:
+    keys = tuple(key for key in node.tops if key in read)
+    layer = Input(
+        shape=tuple(BlobShape(graph.blobs[key].shape) for key in keys),
+        top=tuple(graph.blobs[key].name for key in keys),
+    )
+    return dataclasses.replace(
+        node, layer=layer, tops=keys, signature=layer.infer(), params=(), propagate_down=()
+    )
+
+
+def _as_activation(node: Node, graph: Graph, layer: Layer | None, top: str) -> Node:
+    assert layer is not None
+    bottom = node.bottoms[0]
+    return dataclasses.replace(
+        node,
+        layer=layer,
+        bottoms=(bottom,),
+        tops=(top,),
+        params=(),
+        signature=layer.infer(graph.blobs[bottom].type),
+        propagate_down=(None,),
+    )
