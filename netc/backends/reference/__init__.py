@@ -1,0 +1,102 @@
+"""The reference backend: every layer type through its own rules, with NumPy.
+
+The executable definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netc.backends.base import Backend, Binding, Kernel, Prepared
+from netc.graph.types import Node
+from netc.layers.types import Array, ArrayNamespace, BackwardCall, ForwardCall
+from netc.plan.types import Direction
+
+_ALIGNMENT = 64
+
+
+class ReferenceBackend:
+    """Runs all that netc knows, on NumPy arrays."""
+
+    name = "reference"
+    xp: ArrayNamespace = np
+
+    def candidates(self) -> Sequence[Backend]:
+        return (self,)
+
+    def kernel_for(self, node: Node, direction: Direction) -> Kernel:
+        return _Forward() if direction is Direction.FORWARD else _Backward()
+
+    def allocate(self, nbytes: int) -> Array:
+        raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return raw[start : start + nbytes]
+
+    def to_host(self, array: Array) -> Any:
+        return array
+
+    def synchronize(self) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    def prepare(self, binding: Binding) -> Prepared:
+        call = ForwardCall(
+            xp=np,
+            bottoms=binding.bottoms,
+            params=binding.params,
+            kept=binding.kept,
+            out=binding.tops,
+            random=binding.random,
+        )
+        rule = binding.node.layer.forward
+        tops = binding.tops
+
+        def run() -> None:
+            # A rule may return optional tops that the text does not name.
+            for top, value in zip(tops, rule(call), strict=False):
+                if value is not top:
+                    np.copyto(top, value)
+
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Backward:
+    def prepare(self, binding: Binding) -> Prepared:
+        call = BackwardCall(
+            xp=np,
+            bottoms=binding.bottoms,
+            tops=binding.tops,
+            params=binding.params,
+            kept=binding.kept,
+            top_diffs=binding.top_diffs,
+            wants_bottoms=tuple(diff is not None for diff in binding.bottom_diffs),
+            wants_params=tuple(diff is not None for diff in binding.param_diffs),
+        )
+        rule = binding.node.layer.backward
+        bottoms = tuple(
+            (i, diff, add)
+            for i, (diff, add) in enumerate(zip(binding.bottom_diffs, binding.adds, strict=True))
+            if diff is not None
+        )
+        params = tuple((i, diff) for i, diff in enumerate(binding.param_diffs) if diff is not None)
+
+        def run() -> None:
+            gradients = rule(call)
+            for i, diff, add in bottoms:
+                gradient = gradients.bottoms[i]
+                assert gradient is not None, f"{binding.node.label} owes the gradient of bottom {i}"
+                if add:
+                    diff += gradient
+                else:
+                    np.copyto(diff, gradient)
+            for i, diff in params:
+                diff += gradients.params[i]
+
+        return run
