@@ -1,0 +1,86 @@
+"""Between a net that runs and its weights files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from netc.runtime import Executor
+from netc.schema import netc_pb2
+from netc.weights import (
+    LayerParams,
+    SavedBlob,
+    SavedLayer,
+    Weights,
+    preview,
+    read_weights,
+)
+
+
+def weights_of(
+    net: Executor, messages: Iterable[netc_pb2.LayerParameter], *, diffs: bool = False
+) -> Weights:
+    """Return copies of a net's params, as a caffemodel holds them.
+
+    `messages` are the net's layers as the text has them, so that the file tells what they are.
+    """
+    graph = net.plan.graph
+    by_name = {message.name: message for message in messages}
+    layers = []
+    for index, node in enumerate(graph.nodes):
+        blobs = [
+            SavedBlob(
+                _host(net, net.params[use.param]).reshape(use.shape),
+                diff=_diff(net, use.param, use.shape) if diffs else None,
+                shared=graph.params[use.param].owner != index,
+            )
+            for use in node.params
+        ]
+        if node.name in by_name:
+            layers.append(SavedLayer.of(by_name[node.name], blobs))
+        else:
+            layers.append(SavedLayer(node.name, tuple(blobs), node.type))
+    return Weights(tuple(layers), graph.name)
+
+
+def load_weights(
+    net: Executor,
+    files: Sequence[str],
+    *,
+    exact: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Copy weights into a net by layer name, the last file winning.
+
+    `tell` gets the lines of the preview: what is copied, freshly filled, clashing, unused. Raises
+    NetcError for files that cannot be read and for shapes that clash, before anything is copied.
+    With `exact` every layer must be in the files (a snapshot's).
+    """
+    graph = net.plan.graph
+    layers = [
+        LayerParams(
+            node.name,
+            tuple(use.shape for use in node.params),
+            node.span,
+            node.type,
+            tuple(graph.params[use.param].owner != index for use in node.params),
+        )
+        for index, node in enumerate(graph.nodes)
+    ]
+    found = preview([read_weights(file) for file in files], layers)
+    for line in found.preview_lines():
+        tell(line)
+    found.check(complete=exact)
+    for (index, position), values in found.values.items():
+        use = graph.nodes[index].params[position]
+        net.params[use.param].reshape(use.shape)[...] = net.backend.xp.asarray(values)
+
+
+def _host(net: Executor, array: object) -> np.ndarray:
+    return np.array(net.backend.to_host(array), np.float32)
+
+
+def _diff(net: Executor, param: int, shape: tuple[int, ...]) -> np.ndarray:
+    diff = net.param_diffs[param]
+    return np.zeros(shape, np.float32) if diff is None else _host(net, diff).reshape(shape)

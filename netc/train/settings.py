@@ -1,0 +1,173 @@
+"""The solver's settings: one frozen value, checked before anything runs."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from netc.errors import Problem, Problems, nearest
+from netc.schema import Source, bind_fields, netc_pb2
+
+
+class SnapshotFormat(enum.Enum):
+    """Encoding of snapshots; the values are the schema's."""
+
+    HDF5 = 0
+    BINARYPROTO = 1
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """The fields of a solver file, under their schema names.
+
+    Counts are iterations unless said otherwise. `random_seed` -1 means "choose one and say which".
+    `average_loss` is the window of the smoothed loss.
+    """
+
+    base_lr: float = 0.0
+    lr_policy: str = ""
+    gamma: float = 0.0
+    power: float = 0.0
+    stepsize: int = 0
+    stepvalue: tuple[int, ...] = ()
+    max_iter: int = 0
+    iter_size: int = 1
+    type: str = "SGD"
+    momentum: float = 0.0
+    momentum2: float = 0.999
+    rms_decay: float = 0.99
+    delta: float = 1e-8
+    weight_decay: float = 0.0
+    regularization_type: str = "L2"
+    clip_gradients: float = -1.0
+    average_loss: int = 1
+    display: int = 0
+    debug_info: bool = False
+    test_iter: tuple[int, ...] = ()
+    test_interval: int = 0
+    test_compute_loss: bool = False
+    test_initialization: bool = True
+    snapshot: int = 0
+    snapshot_prefix: str = ""
+    snapshot_diff: bool = False
+    snapshot_format: SnapshotFormat = SnapshotFormat.BINARYPROTO
+    snapshot_after_train: bool = True
+    random_seed: int = -1
+    weights: tuple[str, ...] = ()
+
+
+# Policy -> the settings it needs, in the words of the message.
+_POLICY_SETTINGS: dict[str, tuple[str, ...]] = {
+    "fixed": (),
+    "step": ("gamma", "stepsize"),
+    "exp": ("gamma",),
+    "inv": ("gamma", "power"),
+    "multistep": ("gamma", "stepvalue"),
+    "poly": ("power", "max_iter"),
+    "sigmoid": ("gamma", "stepsize"),
+}
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+
+
+def read_settings(source: Source[netc_pb2.SolverParameter]) -> SolverSettings:
+    """Bind and check a solver file; raises one NetcError with all that is wrong with it."""
+    settings, _ = bind_fields(SolverSettings, [source.message])
+    assert isinstance(settings, SolverSettings)
+    _Check(source, settings).run()
+    return settings
+
+
+class _Check:
+    def __init__(self, source: Source[netc_pb2.SolverParameter], settings: SolverSettings) -> None:
+        self.source = source
+        self.settings = settings
+        self.problems = Problems()
+
+    def run(self) -> None:
+        s = self.settings
+        self._require("base_lr", "base_lr: 0.01")
+        self._require("max_iter", "max_iter: 10000")
+        self._check_policy()
+        self._known("type", s.type, SOLVER_TYPES, "solver type")
+        self._known(
+            "regularization_type", s.regularization_type, ("L1", "L2"), "regularization_type"
+        )
+        for name, least in (
+            ("base_lr", 0),
+            ("max_iter", 0),
+            ("iter_size", 1),
+            ("average_loss", 1),
+            ("display", 0),
+            ("test_interval", 0),
+            ("snapshot", 0),
+            ("momentum", 0),
+            ("weight_decay", 0),
+        ):
+            if getattr(s, name) < least:
+                self._add(name, f"{name} is too small", f"{name} >= {least}", getattr(s, name))
+        if s.type in ("AdaGrad", "RMSProp") and s.momentum:
+            self._add(
+                "momentum",
+                f"solver type {s.type} has no momentum",
+                "no momentum setting",
+                f"momentum {s.momentum:g}",
+                'remove it, or use type: "Adam"',
+            )
+        if s.type == "RMSProp" and not 0 <= s.rms_decay < 1:
+            self._add("rms_decay", "rms_decay is out of range", "0 <= rms_decay < 1", s.rms_decay)
+        if s.test_interval and not s.test_iter:
+            self._add(
+                "test_interval",
+                "test_interval is set, but test_iter is not",
+                "one test_iter for each test net",
+                "none",
+                "add test_iter: N, with N * batch size covering the test data",
+            )
+        if any(n <= 0 for n in s.test_iter):
+            self._add("test_iter", "test_iter must be positive", "test_iter >= 1", s.test_iter)
+        self.problems.raise_any()
+
+    def _check_policy(self) -> None:
+        s = self.settings
+        if not s.lr_policy:
+            self._add(
+                "lr_policy",
+                "lr_policy is missing",
+                ", ".join(_POLICY_SETTINGS),
+                "none",
+                'add lr_policy: "fixed"',
+            )
+            return
+        if not self._known("lr_policy", s.lr_policy, tuple(_POLICY_SETTINGS), "lr_policy"):
+            return
+        for name in _POLICY_SETTINGS[s.lr_policy]:
+            if not self._has(name):
+                self._add(
+                    "lr_policy",
+                    f"lr_policy '{s.lr_policy}' needs {name}",
+                    f"a setting {name}",
+                    "none",
+                )
+            elif name == "stepsize" and s.stepsize <= 0:
+                self._add("stepsize", "stepsize is too small", "stepsize > 0", s.stepsize)
+            elif name == "gamma" and s.gamma < 0:
+                self._add("gamma", "gamma is negative", "gamma >= 0", s.gamma)
+
+    def _has(self, name: str) -> bool:
+        message = self.source.message
+        value = getattr(message, name)
+        return bool(value) if name == "stepvalue" else message.HasField(name)
+
+    def _require(self, name: str, example: str) -> None:
+        if not self.source.message.HasField(name):
+            self._add(name, f"{name} is missing", f"a setting {name}", "none", f"add {example}")
+
+    def _known(self, name: str, value: str, known: tuple[str, ...], what: str) -> bool:
+        if value in known:
+            return True
+        self._add(name, f"unknown {what} '{value}'", ", ".join(known), value, nearest(value, known))
+        return False
+
+    def _add(self, name: str, what: str, expected: str, got: Any, hint: str = "") -> None:
+        self.problems.add(Problem(what, self.source.span(name), "", expected, str(got), hint))

@@ -1,0 +1,164 @@
+"""Snapshots: a weights file and a solver state, written together.
+
+From which a run goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netc import data
+from netc.errors import fail
+from netc.learned import load_weights, weights_of
+from netc.runtime import Executor
+from netc.train import policy
+from netc.train.log import logger
+from netc.train.settings import SnapshotFormat
+from netc.weights import Cursor, SavedBlob, SolverState, atomic, read_state, write_snapshot
+
+if TYPE_CHECKING:
+    from netc.train.solver import Solver
+
+
+def save(solver: Solver) -> tuple[Path, Path]:
+    """Write `PREFIX_iter_N.caffemodel` and `.solverstate`, or their HDF5 forms; return both paths.
+
+    Raises NetcError when they cannot be written; earlier snapshots are then untouched.
+    """
+    hdf5 = ".h5" if solver.settings.snapshot_format is SnapshotFormat.HDF5 else ""
+    stem = f"{solver.snapshot_prefix}_iter_{solver.iter}"
+    weights_path, state_path = Path(f"{stem}.caffemodel{hdf5}"), Path(f"{stem}.solverstate{hdf5}")
+    diffs = solver.settings.snapshot_diff
+    logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)
+    write_snapshot(
+        weights_path,
+        weights_of(solver.net, solver.messages, diffs=diffs),
+        state_path,
+        state_of(solver),
+        diffs=diffs,
+    )
+    logger.info(
+        "Snapshotting solver state to %s file %s", "HDF5" if hdf5 else "binary proto", state_path
+    )
+    return weights_path, state_path
+
+
+def state_of(solver: Solver) -> SolverState:
+    """Return all that a solver needs, besides the weights, to go on."""
+    return SolverState(
+        iter=solver.iter,
+        history=tuple(SavedBlob(history.copy()) for history in solver.rule.history),
+        current_step=policy.current_step(solver.settings, solver.iter),
+        random_seed=solver.seed,
+        net_digest=net_digest(solver.net),
+        forward_pass=solver.net.forward_pass,
+        smoothed_losses=solver.losses,
+        cursors=tuple(
+            Cursor(name, at.position % at.size, at.position // at.size, str(at.size).encode())
+            for name, feed in _feeds(solver)
+            for at in [feed.state()]
+        ),
+        kept=tuple(
+            (name, np.array(net.backend.to_host(values), np.float32))
+            for label, net in _nets(solver)
+            for name, values in ((f"{label}{n}", v) for n, v in net.persistent().items())
+        ),
+    )
+
+
+def restore(solver: Solver, path: Path) -> None:
+    """Set a solver to a snapshot. Raises NetcError when it is of another net or solver type.
+
+    Or incomplete.
+    """
+    logger.info("Restoring previous solver status from %s", path)
+    state = read_state(path)
+    if state.net_digest and state.net_digest != net_digest(solver.net):
+        raise fail(
+            "this snapshot is of another net",
+            expected=f"a snapshot of the net of {solver.source.file}: same params, same shapes",
+            got=f"{path}, iteration {state.iter}",
+            hint="to start from its weights only, use -weights with the .caffemodel",
+        )
+    graph = solver.net.plan.graph
+    labels = [
+        (f"param {param.index} of layer '{graph.nodes[param.owner].name}'", param.shape)
+        for param in graph.params
+    ]
+    history = state.history_for(labels, solver.rule.slots)
+    load_weights(solver.net, [str(state.weights_path())], exact=True)
+    for ours, saved in zip(solver.rule.history, history, strict=True):
+        ours[...] = saved
+    solver.iter = state.iter
+    solver.losses = state.smoothed_losses
+    if not state.exact:
+        logger.warning(
+            "%s was not written by netc: data starts from its beginning, with random seed %d",
+            path,
+            solver.seed,
+        )
+        solver.net.forward_pass = state.iter * solver.settings.iter_size
+        return
+    if state.random_seed is not None:
+        solver.reseed(state.random_seed)
+    solver.net.forward_pass = state.forward_pass or 0
+    cursors = {cursor.layer: cursor for cursor in state.cursors}
+    for name, feed in _feeds(solver):
+        if name in cursors:
+            cursor = cursors[name]
+            size = int(cursor.state)
+            feed.restore(data.Cursor(cursor.epoch * size + cursor.position, size))
+    kept = dict(state.kept)
+    for label, net in _nets(solver):
+        for name, values in net.persistent().items():
+            if f"{label}{name}" in kept:
+                values[...] = kept[f"{label}{name}"].reshape(values.shape)
+
+
+def check_writable(prefix: str) -> None:
+    """Make the directory of a snapshot prefix and check that files can be made there.
+
+    Before any work is done.
+    """
+    directory = Path(prefix).parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail(
+            "the directory for snapshots cannot be made",
+            expected="a directory that can be written to",
+            got=f"{directory}: {error.strerror}",
+            hint="change snapshot_prefix in the solver",
+        ) from None
+    atomic.check_writable(Path(f"{prefix}_iter_0.caffemodel"))
+
+
+def net_digest(net: Executor) -> str:
+    """Return a digest of what a snapshot must agree with: the params' layers and shapes.
+
+    In order.
+    """
+    graph = net.plan.graph
+    lines = [
+        f"{graph.nodes[param.owner].name}/{param.index}{param.shape}" for param in graph.params
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _nets(solver: Solver) -> Iterator[tuple[str, Executor]]:
+    """Yield every net with the prefix of its names in a solver state."""
+    yield "", solver.net
+    for i, net in enumerate(solver.test_nets):
+        yield f"test{i}:", net
+
+
+def _feeds(solver: Solver) -> Iterator[tuple[str, data.Feed]]:
+    for label, net in _nets(solver):
+        for index, feed in net.feeds.items():
+            assert isinstance(feed, data.Feed)
+            yield f"{label}{net.plan.graph.nodes[index].name}", feed

@@ -1,0 +1,184 @@
+"""The solvers' update rules, as Caffe computes them.
+
+The order of one update: clip the accumulated gradients, divide by iter_size, add weight decay,
+apply the rule. The learning rate is inside the history, so that a change of rate does not rescale
+the momentum of the past.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netc.graph.types import Param
+from netc.train.policy import learning_rate
+from netc.train.settings import SolverSettings
+
+Blob = NDArray[np.float32]
+
+
+class UpdateRule(ABC):
+    """One solver type with its history: `slots` blobs for each param.
+
+    All first ones before all second ones.
+    """
+
+    slots: ClassVar[int] = 1
+    #: With a rate of 0 the history of a param stays at zero, so that the param can be passed over.
+    rate_in_history: ClassVar[bool] = False
+
+    def __init__(self, settings: SolverSettings, params: Sequence[Param]) -> None:
+        self.settings = settings
+        self.params = tuple(params)
+        self.history: list[Blob] = [
+            np.zeros(param.shape, np.float32) for _ in range(self.slots) for param in self.params
+        ]
+
+    def apply(self, iteration: int, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
+        """Update `data` in place from the accumulated `diffs`, which the update overwrites.
+
+        A param whose diff is None (no gradient reaches it) decays all the same, and a frozen one
+        gathers its decay in the history of rules that keep the rate outside: as in Caffe.
+        """
+        self._clip(diffs)
+        rate = learning_rate(self.settings, iteration)
+        for i, param in enumerate(self.params):
+            local_rate = rate * param.lr_mult
+            diff = diffs[i]
+            if param.lr_mult == 0 and self.rate_in_history:
+                continue
+            if diff is None:
+                if not self.settings.weight_decay * param.decay_mult:
+                    continue
+                diff = np.zeros(param.shape, np.float32)
+            if self.settings.iter_size > 1:
+                diff *= np.float32(1 / self.settings.iter_size)
+            self._decay(param, data[i], diff)
+            self.update(i, np.float32(local_rate), diff, iteration)
+            data[i] -= diff
+
+    @abstractmethod
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        """Turn the gradient of param i into what is subtracted from it, in place."""
+
+    def _slot(self, i: int, slot: int = 0) -> Blob:
+        return self.history[slot * len(self.params) + i]
+
+    def _clip(self, diffs: Sequence[Blob | None]) -> None:
+        """Scale all gradients when their joint L2 norm exceeds clip_gradients. Pascanu et al..
+
+        ICML 2013.
+        """
+        limit = self.settings.clip_gradients
+        if limit < 0:
+            return
+        present = [diff for diff in diffs if diff is not None]
+        norm = math.sqrt(sum(float(np.vdot(diff, diff)) for diff in present))
+        if norm > limit:
+            for diff in present:
+                diff *= np.float32(limit / norm)
+
+    def _decay(self, param: Param, data: Blob, diff: Blob) -> None:
+        decay = np.float32(self.settings.weight_decay * param.decay_mult)
+        if decay:
+            diff += decay * (np.sign(data) if self.settings.regularization_type == "L1" else data)
+
+
+class SGD(UpdateRule):
+    """v = momentum v + rate g; w -= v."""
+
+    rate_in_history = True
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        history = self._slot(i)
+        history *= np.float32(self.settings.momentum)
+        history += rate * diff
+        diff[...] = history
+
+
+class Nesterov(UpdateRule):
+    """v' = momentum v + rate g; w -= (1 + momentum) v' - momentum v.
+
+    Source: Sutskever et al., ICML 2013.
+    """
+
+    rate_in_history = True
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        momentum = np.float32(self.settings.momentum)
+        history = self._slot(i)
+        previous = history.copy()
+        history *= momentum
+        history += rate * diff
+        diff[...] = (1 + momentum) * history - momentum * previous
+
+
+class AdaGrad(UpdateRule):
+    """h += g^2; w -= rate g / (sqrt(h) + delta). Duchi et al., JMLR 2011."""
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        history = self._slot(i)
+        history += diff * diff
+        diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
+
+
+class RMSProp(UpdateRule):
+    """h = d h + (1 - d) g^2; w -= rate g / (sqrt(h) + delta), d = rms_decay. Tieleman and Hinton.
+
+    2012.
+    """
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        decay = np.float32(self.settings.rms_decay)
+        history = self._slot(i)
+        history *= decay
+        history += (1 - decay) * diff * diff
+        diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
+
+
+class AdaDelta(UpdateRule):
+    """u = g sqrt((s + delta) / (h + delta)), with running means h of g^2 and s of u^2. Zeiler.
+
+    2012.
+    """
+
+    slots = 2
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        momentum = np.float32(self.settings.momentum)
+        delta = np.float32(self.settings.delta)
+        gradients, updates = self._slot(i), self._slot(i, 1)
+        gradients *= momentum
+        gradients += (1 - momentum) * diff * diff
+        diff *= np.sqrt((updates + delta) / (gradients + delta))
+        updates *= momentum
+        updates += (1 - momentum) * diff * diff
+        diff *= rate
+
+
+class Adam(UpdateRule):
+    """m, v: running means of g and g^2 with their start corrected for. Kingma and Ba, ICLR 2015."""
+
+    slots = 2
+
+    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+        beta1, beta2 = self.settings.momentum, self.settings.momentum2
+        mean, square = self._slot(i), self._slot(i, 1)
+        mean *= np.float32(beta1)
+        mean += np.float32(1 - beta1) * diff
+        square *= np.float32(beta2)
+        square += np.float32(1 - beta2) * diff * diff
+        time = iteration + 1
+        correction = math.sqrt(1 - beta2**time) / (1 - beta1**time)
+        scale = np.float32(rate * correction)
+        diff[...] = scale * mean / (np.sqrt(square) + np.float32(self.settings.delta))
+
+
+RULES: dict[str, type[UpdateRule]] = {
+    rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam)
+}
