@@ -1,0 +1,1 @@
+"""The report stage: what nets, plans and logs look like to a reader."""
