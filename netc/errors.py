@@ -36,8 +36,8 @@ class Span:
 class Problem:
     """One mistake, in the words that the user will read.
 
-    `what` names the mistake in one line, without a final full stop; `expected`, `got` and `hint` are
-    each one line or a few. `layer` is "'conv2' (Convolution)" where a layer is to blame.
+    `what` names the mistake in one line, without a final full stop; `expected`, `got` and `hint`
+    are each one line or a few. `layer` is "'conv2' (Convolution)" where a layer is to blame.
     """
 
     what: str

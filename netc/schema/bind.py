@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from netc.errors import NetcError, Problem, Span, in_order, nearest
 from netc.schema.descriptors import descriptor_of, enum_of, is_message
 from netc.schema.places import Places
+from netc.schema.upgrade import V1_TYPE_NAMES
 from netc.text import Block, Entry, Format, Kind, Scalar, Tree
 
 M = TypeVar("M", bound=Message)
@@ -39,7 +40,9 @@ _TRUE = ("true", "True", "t")
 _FALSE = ("false", "False", "f")
 _OTHER_BOOLS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _OTHER_BOOLS |= {"true": "true", "false": "false"}
+_V1_TYPE = "netc.V1LayerParameter.type"
 _MOST_LISTED = 16
+_MOST_SHOWN = 60
 _FIELD_TYPES = {
     FieldDescriptor.TYPE_FLOAT: "a number",
     FieldDescriptor.TYPE_DOUBLE: "a number",
@@ -159,7 +162,8 @@ class _Binder:
         if is_message(field):
             if isinstance(value, Scalar):
                 what = f"the field '{entry.name}' is a message, not {value.kind.value}"
-                self._add(what, value.span, f"{entry.name} {{ ... }}", _shown(value))
+                colon = "" if self.format is Format.PROTOTXT else ":"
+                self._add(what, value.span, f"{entry.name}{colon} {{ ... }}", _shown(value))
                 return
             if field.is_repeated:
                 target = target.add()
@@ -174,7 +178,7 @@ class _Binder:
             self._add(what, entry.span, f"{entry.name}: {_example(field)}", "{ ... }")
             return
         try:
-            converted = _convert(value, field, self.format)
+            converted = _convert(value, field)
         except _Wrong as wrong:
             self._add(wrong.what, value.span, wrong.expected, _shown(value), wrong.hint)
             return
@@ -236,7 +240,8 @@ def _layer_label(block: Block, descriptor: Descriptor) -> str:
 
 
 def _shown(value: Scalar) -> str:
-    return f'"{value.text}"' if value.kind is Kind.STRING else value.text
+    text = value.text if len(value.text) <= _MOST_SHOWN else value.text[:_MOST_SHOWN] + "..."
+    return f'"{text}"' if value.kind is Kind.STRING else text
 
 
 def _example(field: FieldDescriptor) -> str:
@@ -252,7 +257,7 @@ def _example(field: FieldDescriptor) -> str:
 # Values
 
 
-def _convert(value: Scalar, field: FieldDescriptor, format: Format) -> object:
+def _convert(value: Scalar, field: FieldDescriptor) -> object:
     """Return the Python value that `value` spells for `field`, or raise `_Wrong`."""
     if field.type in _INTEGER_RANGES:
         return _integer(value, field)
@@ -264,10 +269,11 @@ def _convert(value: Scalar, field: FieldDescriptor, format: Format) -> object:
         return _enum(value, field)
     assert field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
     if value.kind not in (Kind.STRING, Kind.PLAIN):
+        meant = value.text
+        if field.full_name == "netc.LayerParameter.type":
+            meant = V1_TYPE_NAMES.get(meant, meant)
         raise _Wrong(
-            f"the field '{field.name}' takes a string",
-            "a string in quotes",
-            f'write "{value.text}"',
+            f"the field '{field.name}' takes a string", "a string in quotes", f'write "{meant}"'
         )
     if field.type == FieldDescriptor.TYPE_BYTES:
         return value.data
@@ -327,6 +333,8 @@ def _real(value: Scalar, field: FieldDescriptor) -> float:
         hint = ""
         if (integer := parse_integer(text)) is not None:
             hint = f"write {integer}"
+            if re.fullmatch(r"-?0[0-9]+", text):
+                hint = f"a number that begins with 0 is octal: write {int(text)} or {integer}"
         elif re.fullmatch(r"-?[0-9]+,[0-9]+", text):
             hint = f"write {text.replace(',', '.')}"
         raise _Wrong(f"the field '{field.name}' takes a number", "a decimal number", hint)
@@ -365,12 +373,13 @@ def _enum(value: Scalar, field: FieldDescriptor) -> int:
     names = [v.name for v in sorted(enum.values, key=lambda v: v.number)]
     expected = f"one of: {', '.join(names)}"
     if value.kind is Kind.STRING:
-        known = value.text in enum.values_by_name
-        raise _Wrong(
-            f"the field '{field.name}' takes a name without quotes",
-            expected,
-            f"write {value.text}" if known else _near_value(value.text, names, field),
-        )
+        if field.full_name == _V1_TYPE and value.text in V1_TYPE_NAMES.values():
+            hint = f'write layer {{ type: "{value.text}" }} instead of layers {{ }}'
+        elif value.text in enum.values_by_name:
+            hint = f"write {value.text}"
+        else:
+            hint = _near_value(value.text, names, field)
+        raise _Wrong(f"the field '{field.name}' takes a name without quotes", expected, hint)
     number = parse_integer(value.text)
     if number is not None and number in enum.values_by_number:
         return number
@@ -390,6 +399,6 @@ def _near_value(text: str, names: list[str], field: FieldDescriptor) -> str:
         hint = f"did you mean '{same}'?"
     else:
         hint = nearest(text, names)
-    if field.full_name == "netc.V1LayerParameter.type":
+    if field.full_name == _V1_TYPE:
         return hint or "layer { } instead of layers { } knows all types, by a name in quotes"
     return hint

@@ -96,10 +96,30 @@ def _read(path: str | Path, text: str | None, message_class: type[M]) -> tuple[P
         _refuse_binary_net(data, str(path))
         text = texts.decode(data, str(path))
     tree = texts.parse_with_problems(path, text)
+    _refuse_the_other_kind(tree, message_class)
     bound, problems = bind_with_problems(tree, message_class)
     if problems:
         raise NetcError(*in_order(problems))
     return bound.places, bound.message
+
+
+def _refuse_the_other_kind(tree: texts.Tree, message_class: type[Message]) -> None:
+    """Say so where a net is given for a solver or the other way round, instead of each field."""
+    net = set(descriptor_of(netc_pb2.NetParameter).fields_by_name)
+    solver = set(descriptor_of(netc_pb2.SolverParameter).fields_by_name)
+    wants_net = message_class is netc_pb2.NetParameter
+    own, other = (net, solver) if wants_net else (solver, net)
+    names = [entry.name for entry in tree.root.entries]
+    foreign = [name for name in names if name in other - own]
+    if len(foreign) * 2 > len(names):
+        got, wanted = ("solver", "net") if wants_net else ("net", "solver")
+        raise fail(
+            f"this is a {got}, not a {wanted}",
+            span=Span(tree.file),
+            expected=f"fields of a {wanted}, such as "
+            + ("layer { ... }" if wants_net else "base_lr and max_iter"),
+            got=", ".join(dict.fromkeys(foreign[:5])),
+        )
 
 
 def _refuse_binary_net(data: bytes, file: str) -> None:

@@ -11,7 +11,6 @@ are upgraded by the same code. Places in the text, where there is one, go along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,8 +21,7 @@ from netc.schema.places import Places
 
 M = TypeVar("M", bound=Message)
 
-# V1 type -> the current name.
-_V1_TYPES = {
+V1_TYPE_NAMES = {
     "NONE": "",
     "ABSVAL": "AbsVal",
     "ACCURACY": "Accuracy",
@@ -65,6 +63,7 @@ _V1_TYPES = {
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
 }
+"""The current name of each type of the V1 format."""
 
 # V0 type -> V1 type, and the message that holds the settings of the type.
 _V0_TYPES = {
@@ -315,6 +314,7 @@ class _NetUpgrade:
             self._to_current(layer, place, net.layer.add())
             self.places.add("layer", place)
         net.ClearField("layers")
+        moved, self.changes = self.changes, []
         for count, example in (
             (v0, 'layers { layer { type: "conv" } }'),
             (v1, "layers { type: CONVOLUTION }"),
@@ -324,7 +324,7 @@ class _NetUpgrade:
                     f"{count} layer{'s' * (count > 1)} of the form {example} rewritten as "
                     'layer { type: "Convolution" }'
                 )
-        self.changes += paddings.changes
+        self.changes += paddings.changes + moved
 
     def _from_v0(self, old: Any, place: Places, paddings: _Paddings, index: int) -> Any:
         """Return a V1 layer from a V0 one."""
@@ -405,7 +405,7 @@ class _NetUpgrade:
         for setting, value in old.ListFields():
             name = setting.name
             if name == "type":
-                new.type = _V1_TYPES[_enum_name(old, "type")]
+                new.type = V1_TYPE_NAMES[_enum_name(old, "type")]
             elif name in _V1_PARAM_FIELDS:
                 for i, item in enumerate(value):
                     while len(new.param) <= i:
@@ -601,7 +601,3 @@ class _Paddings:
         span = self.places.find("layers", index).span
         name = self.layers[index].layer.name
         self.upgrade._add(what, span, f"'{name}' (padding)", expected, got)
-
-
-V1_TYPE_NAMES: Mapping[str, str] = _V1_TYPES
-"""The current name of each type of the V1 format: INNER_PRODUCT is InnerProduct."""

@@ -131,7 +131,7 @@ _TOKEN = re.compile(
       (?P<word>[A-Za-z_][A-Za-z0-9_]*)
     | (?P<number>0[xX][0-9a-fA-F]+ | (?:[0-9]+\.?[0-9]* | \.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)
     | (?P<string>"(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*')
-    | (?P<punct>[{}<>\[\]:,;=+-])
+    | (?P<punct>[{}<>\[\]:,;=+.-] | /(?![/*]))
     """,
     re.VERBOSE,
 )
@@ -440,6 +440,13 @@ class _Parser:
         )
 
     def _word_without_value(self, token: _Token) -> None:
+        text, end = self._run(self.next)
+        if "-" in text and self.tokens[end].text in (":", "{", "<"):
+            meant = text.replace("-", "_")
+            self._add("a name has no '-' in it", token, meant, text)
+            self.next = end - 1  # where a name of one word would stand
+            self._value(meant, self.source.span(token.at))
+            return
         self._add(
             f"'{token.text}' is neither a field nor part of one",
             token,
@@ -447,6 +454,16 @@ class _Parser:
             hint="a string stands in quotes" if self._follows_value(token) else "",
         )
         self.next += 1
+
+    def _run(self, first: int) -> tuple[str, int]:
+        """Return the text of the tokens that stand together without a blank, and where it ends."""
+        text, end = "", first
+        while (token := self.tokens[end]).at == self.tokens[first].at + len(text):
+            if token.type not in (_T.WORD, _T.NUMBER, _T.BAD) and token.text not in tuple("./-+"):
+                break
+            text += token.text
+            end += 1
+        return text, end
 
     def _follows_value(self, token: _Token) -> bool:
         before = self.tokens[self.next - 1] if self.next else None
@@ -474,6 +491,10 @@ class _Parser:
             self.next += 1
         elif self._is("]"):
             self._add("']' without '['", token)
+            self.next += 1
+        elif token.type is _T.NUMBER and before and before.text == ",":
+            number = f"{self.tokens[self.next - 2].text}.{token.text}"
+            self._add(f"{token.shown()} follows a ','", token, "a field", hint=f"write {number}")
             self.next += 1
         elif token.type in (_T.NUMBER, _T.STRING) and before and before.type in _STARTS_VALUE:
             self._add(
@@ -546,7 +567,7 @@ class _Parser:
         if self._is_yaml_item():
             self._give_up("this looks like YAML, not like prototxt", token, "name the file .yaml")
             return False
-        if self._is("-", "+"):
+        if self._is("-", "+", ".", "/"):
             return False
         if token.type is _T.WORD:
             # A word that is itself followed by a value is the next field.
@@ -558,6 +579,9 @@ class _Parser:
         first = self._token
         span = self.source.span(first.at)
         sign = ""
+        if (unquoted := self._unquoted_text()) is not None:
+            self._add("text stands in quotes", first, f'"{unquoted}"', unquoted)
+            return Scalar(Kind.STRING, unquoted, span)
         if self._is("-", "+"):
             if first.text == "+":
                 self._add("a number has no '+' before it", first)
@@ -585,6 +609,16 @@ class _Parser:
             self._skip_line()
         return None
 
+    def _unquoted_text(self) -> str | None:
+        """Take in a path or another text that lacks its quotes: data/train.txt, ./x, conv1-a."""
+        if self._token.type is not _T.WORD and not self._is(".", "/"):
+            return None
+        text, end = self._run(self.next)
+        if end == self.next + 1 and self._token.type is _T.WORD:
+            return None
+        self.next = end
+        return text
+
     # Lists
 
     def _list_item(self) -> None:
@@ -597,7 +631,7 @@ class _Parser:
             self._push("", self.source.span(token.at))
         elif (
             token.type in _STARTS_VALUE and not self._is(":", "{", "<", "=", ahead=1)
-        ) or self._is("-", "+"):
+        ) or self._is("-", "+", ".", "/"):
             if (scalar := self._scalar()) is not None:
                 inside.values.append(scalar)
             self._after_list_item()

@@ -1,33 +1,32 @@
 """Read YAML and JSON into the same tree as prototxt: a mapping is a message, a sequence its values.
 
-Of PyYAML only `compose` is used, which says where each node stands and leaves a scalar's text
-alone. What it is (`1e-3`, `no`, `010`) is decided later by the field it is bound to, not by YAML's
-rules. Tags that would build other things are refused. Anchors, aliases and the merge key `<<` work.
+Of PyYAML only the parser is used, which says where each value stands and leaves a scalar's text
+alone. What that is (`1e-3`, `no`, `010`) is decided later by the field it is bound to, not by
+YAML's rules. Tags are refused: there is nothing to construct. Anchors, aliases and the merge key
+`<<` work.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import yaml
 
-from netc.errors import Problem, Span
+from netc.errors import Problem, Span, nearest
 from netc.text.tree import Block, Entry, Format, Kind, Scalar, Tree
 
-MAX_VALUES = 5_000_000
+MAX_VALUES = 2_000_000
 """Most values that a text may expand to: an alias of an alias of ... can be very many."""
 
 MAX_DEPTH = 100
-"""Deepest nesting, as in prototxt."""
+"""Deepest nesting of messages, as in prototxt."""
 
-# libyaml is some ten times as fast; the one in Python explains mistakes in more words.
+# libyaml is some ten times as fast; the parser in Python explains mistakes in more words.
 _FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_PLAIN_TAGS = {
-    f"tag:yaml.org,2002:{name}"
-    for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "map", "seq", "merge")
-}
-_MERGE = "tag:yaml.org,2002:merge"
+_UNDECODED = re.compile(r"[\ud800-\udfff]")  # what reading makes of bytes that are not UTF-8
 _PROTOTXT_LINE = re.compile(r"^\s*(?:\w+\s*:?\s*\{|\}\s*$)", re.MULTILINE)
 
 
@@ -39,8 +38,46 @@ def parse_yaml(text: str, file: str, format: Format = Format.YAML) -> Tree:
     return _Reader(text, file, format).run()
 
 
+# Where PyYAML is and what it says; that in other words; whether to point at where it began; a hint.
+_EXPLAINED = (
+    ("", r"'\t'", "a tab cannot indent in YAML", False, "replace each tab by two spaces"),
+    ("quoted scalar", "", "the string is not closed", True, ""),
+    ("flow sequence", "", "the list is not closed, or a ',' is missing in it", True, ""),
+    ("flow mapping", "", "the mapping is not closed, or a ',' is missing in it", True, ""),
+    (
+        *("", "mapping values are not allowed", "a ': ' is not expected here", False),
+        "look at the indentation; put text with ': ' in it in quotes",
+    ),
+    ("simple key", "could not find expected ':'", "there is no ': ' after this key", True, ""),
+    (
+        *("block", "expected <block end>", "the indentation fits no line above", False),
+        "fields of one message begin in the same column",
+    ),
+    (
+        *("", "cannot start any token", "a value cannot begin with this character", False),
+        "put it in quotes",
+    ),
+)
+
+
 class _Stop(Exception):
     """Nothing more can be read; the problem is noted already."""
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A sequence, before it becomes the values of a field."""
+
+    items: tuple[Scalar | Block, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A value, or None after a complaint about it, and how many values it is made of."""
+
+    value: Scalar | Block | _List | None
+    size: int = 1
 
 
 class _Reader:
@@ -49,77 +86,75 @@ class _Reader:
         self.file = file
         self.format = format
         self.problems: list[Problem] = []
-        self.reliable = True
-        self.values = 0
-        self.inside: list[int] = []  # ids of the nodes around the one at hand
+        self.events: Iterator[yaml.Event] = iter(())
+        self.anchors: dict[str, _Node] = {}
+        self.depth = 0
 
     def run(self) -> Tree:
         top = Span(self.file, source=self.text)
         root = Block((), top)
+        reliable = True
         try:
-            node = self._compose()
-            if node is None:
+            self.events = iter(self._parse())
+            first = next(self.events, None)
+            if first is None:
                 self._stop("there is nothing in this text", top, "a mapping: name: value")
-            elif not isinstance(node, yaml.MappingNode):
-                self._stop(
-                    "a text is one mapping",
-                    self._span(node),
-                    "name: value",
-                    _KIND_OF[type(node)],
-                    self._hint(),
-                )
-            else:
-                root = self._block(node, top)
+            value = self._node(first).value
+            if isinstance(value, Block):
+                root = replace(value, span=top)
+            elif value is not None:
+                kind = "a list" if isinstance(value, _List) else "a single value"
+                self._stop("a text is one mapping", value.span, "name: value", kind, self._hint())
         except _Stop:
-            self.reliable = False
-        return Tree(root, self.file, self.format, tuple(self.problems), self.reliable)
+            reliable = False
+        return Tree(root, self.file, self.format, tuple(self.problems), reliable)
 
-    def _compose(self) -> yaml.Node | None:
+    # What PyYAML reads
+
+    def _parse(self) -> list[yaml.Event]:
+        """Return the events of the one document in the text."""
+        if undecoded := _UNDECODED.search(self.text):
+            self._stop("the text is not UTF-8", self._span_at(undecoded.start()), "UTF-8")
         # Tabs are blanks in JSON, and cannot be part of its strings.
         text = self.text.replace("\t", " ") if self.format is Format.JSON else self.text
         try:
-            return yaml.compose(text, Loader=_FAST_LOADER)
-        except (yaml.YAMLError, RecursionError):
-            pass
-        try:
-            return yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            self._report(error)
-        except RecursionError:
-            self._add(f"values are nested deeper than {MAX_DEPTH}", Span(self.file))
-        raise _Stop
+            events = list(yaml.parse(text, Loader=_FAST_LOADER))
+        except yaml.YAMLError:
+            try:
+                events = list(yaml.parse(text, Loader=yaml.SafeLoader))
+            except yaml.YAMLError as error:
+                self._report(error)
+        starts = [e for e in events if isinstance(e, yaml.DocumentStartEvent)]
+        if len(starts) > 1:
+            self._stop(
+                "there is a second document",
+                self._marked(starts[1].start_mark),
+                "one document",
+                hint="delete the '---' before it",
+            )
+        frame = (
+            yaml.StreamStartEvent,
+            yaml.StreamEndEvent,
+            yaml.DocumentStartEvent,
+            yaml.DocumentEndEvent,
+        )
+        return [e for e in events if not isinstance(e, frame)]
 
-    def _report(self, error: yaml.YAMLError) -> None:
+    def _report(self, error: yaml.YAMLError) -> NoReturn:
         """Say in other words what PyYAML found wrong."""
         if isinstance(error, yaml.reader.ReaderError):
             span = self._span_at(error.position)
-            self._add(f"the character U+{ord(error.character):04X} has no place in YAML", span)
-            return
+            self._stop(f"the character U+{int(error.character):04X} has no place in YAML", span)
         assert isinstance(error, yaml.MarkedYAMLError)
-        mark = error.problem_mark or error.context_mark
-        span = Span(self.file, source=self.text)
-        if mark:
-            span = Span(self.file, mark.line + 1, mark.column + 1, self.text)
-        what = error.problem or error.context or "this cannot be read"
-        got = ""
-        if error.context and error.problem:
-            got = error.context
-            if error.context_mark and error.context_mark is not mark:
-                got += f" that begins in line {error.context_mark.line + 1}"
-        if r"'\t'" in what:
-            self._add(
-                "a tab cannot indent in YAML", span, "spaces", hint="replace each tab by two spaces"
-            )
-        elif "multiple" in what or "expected a single document" in (error.context or ""):
-            self._add("there is a second document", span, "one document, so no further '---'")
-        elif "mapping values are not allowed" in what:
-            self._add(
-                "a ': ' is not expected here",
-                span,
-                hint=self._hint() or "look at the indentation; put text with ': ' in it in quotes",
-            )
-        else:
-            self._add(f"not {self.format.value}: {what}", span, got=got, hint=self._hint())
+        problem, context = error.problem or "", error.context or ""
+        span = self._marked(error.problem_mark or error.context_mark)
+        start = self._marked(error.context_mark or error.problem_mark)
+        for in_context, in_problem, what, at_start, hint in _EXPLAINED:
+            if in_context in context and in_problem in problem:
+                got = f"line {span.line} without its end" if at_start else ""
+                self._stop(what, start if at_start else span, "", got, self._hint() or hint)
+        got = f"{context} that begins in line {start.line}" if context and start != span else ""
+        self._stop(f"not {self.format.value}: {problem or context}", span, "", got, self._hint())
 
     def _hint(self) -> str:
         looks = len(_PROTOTXT_LINE.findall(self.text))
@@ -127,94 +162,134 @@ class _Reader:
             return "this looks like prototxt: name the file .prototxt"
         return ""
 
-    # Nodes
+    # Values
 
-    def _block(self, node: yaml.MappingNode, span: Span) -> Block:
+    def _node(self, event: yaml.Event) -> _Node:
+        """Return the value that begins with `event`."""
+        span = self._marked(event.start_mark)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event.anchor, span)
+        if isinstance(event, yaml.ScalarEvent):
+            node = _Node(self._scalar(event, span))
+        elif self.depth > MAX_DEPTH:
+            self._stop(f"messages are nested deeper than {MAX_DEPTH}", span)
+        else:
+            self.depth += 1
+            is_list = isinstance(event, yaml.SequenceStartEvent)
+            node = self._sequence(span) if is_list else self._mapping(span)
+            self.depth -= 1
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._add(f"the tag '{tag}' has no meaning here", span, "the value alone")
+            node = _Node(None)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        if node.size > MAX_VALUES:
+            self._stop(f"the aliases of this text make more than {MAX_VALUES} values of it", span)
+        return node
+
+    def _alias(self, name: str, span: Span) -> _Node:
+        if name not in self.anchors:
+            # Not known before its end either: an alias inside of what it names would have none.
+            self._add(
+                f"there is no anchor '&{name}' before this", span, hint=nearest(name, self.anchors)
+            )
+            return _Node(None)
+        node = self.anchors[name]
+        if isinstance(node.value, Block | _List):
+            return replace(node, value=replace(node.value, span=span))
+        return node
+
+    def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar | None:
+        plain = not event.style  # None or "", by the parser
+        text = event.value
+        if plain and not text:
+            self._add(
+                "a value is missing",
+                span,
+                expected="name: value",
+                hint="write {} for a message without settings, '' for an empty string",
+            )
+            return None
+        if _UNDECODED.search(text):
+            # JSON spells a character beyond U+FFFF as two escapes.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return Scalar(Kind.PLAIN if plain else Kind.STRING, text, span)
+
+    def _sequence(self, span: Span) -> _Node:
+        items: list[Scalar | Block] = []
+        size = 1
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            node = self._node(event)
+            size += node.size
+            if isinstance(node.value, _List):
+                self._add("a list cannot be part of a list", node.value.span, "values or mappings")
+            elif node.value is not None:
+                items.append(node.value)
+        return _Node(_List(tuple(items), span), size)
+
+    def _mapping(self, span: Span) -> _Node:
         entries: dict[str, Entry] = {}
         merged: list[Entry] = []
-        with _Around(self, node):
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.tag == _MERGE and not key.style:
-                    merged += self._merged(value)
-                    continue
-                entry = self._entry(key, value)
-                if entry is None:
-                    continue
-                if first := entries.get(entry.name):
-                    self._add(
-                        f"the key '{entry.name}' occurs twice in one mapping",
-                        entry.span,
-                        expected=f"each key once; the first is in line {first.span.line}",
-                        hint=f"give several values as a list: {entry.name}: [a, b]",
-                    )
-                    continue
-                entries[entry.name] = entry
+        size = 1
+        while not isinstance(key := next(self.events), yaml.MappingEndEvent):
+            is_merge = isinstance(key, yaml.ScalarEvent) and key.value == "<<" and not key.style
+            name = self._key(key)
+            node = self._node(next(self.events))
+            size += node.size
+            if name is None or node.value is None:
+                continue
+            key_span = self._marked(key.start_mark)
+            if is_merge:
+                merged += self._merged(node.value)
+            elif first := entries.get(name):
+                self._add(
+                    f"the key '{name}' occurs twice in one mapping",
+                    key_span,
+                    expected="each key once",
+                    got=f"a first one in line {first.span.line}",
+                    hint=f"give several values as a list: {name}: [a, b]",
+                )
+            elif isinstance(node.value, _List):
+                entries[name] = Entry(name, key_span, node.value.items, listed=True)
+            elif isinstance(node.value, Block):
+                entries[name] = Entry(name, key_span, (replace(node.value, span=key_span),))
+            else:
+                entries[name] = Entry(name, key_span, (node.value,))
         for entry in merged:
             entries.setdefault(entry.name, entry)
-        return Block(tuple(entries.values()), span)
+        return _Node(Block(tuple(entries.values()), span), size)
 
-    def _merged(self, node: yaml.Node) -> Iterator[Entry]:
-        """Yield the entries that `<<: *a` or `<<: [*a, *b]` brings in, those that count first."""
-        if isinstance(node, yaml.MappingNode):
-            yield from self._block(node, self._span(node)).entries
-        elif isinstance(node, yaml.SequenceNode):
-            with _Around(self, node):
-                for item in node.value:
-                    yield from self._merged(item)
-        else:
-            self._add("only mappings can be merged", self._span(node), "<<: *anchor", node.value)
-
-    def _entry(self, key: yaml.Node, value: yaml.Node) -> Entry | None:
-        span = self._span(key)
-        if not isinstance(key, yaml.ScalarNode):
-            self._add("a key is the name of a field", span, "name: value", _KIND_OF[type(key)])
-            return None
-        if isinstance(value, yaml.SequenceNode):
-            with _Around(self, value):
-                items = [self._value(item, self._span(item)) for item in value.value]
-            return Entry(key.value, span, tuple(i for i in items if i is not None), listed=True)
-        single = self._value(
-            value, span if isinstance(value, yaml.MappingNode) else self._span(value)
-        )
-        return None if single is None else Entry(key.value, span, (single,))
-
-    def _value(self, node: yaml.Node, span: Span) -> Scalar | Block | None:
-        self.values += 1
-        if self.values > MAX_VALUES:
-            self._stop(f"the aliases of this text make more than {MAX_VALUES} values of it", span)
-        if node.tag not in _PLAIN_TAGS:
-            self._add(f"the tag '{_short(node.tag)}' has no meaning here", span, "a plain value")
-            return None
-        if isinstance(node, yaml.MappingNode):
-            return self._block(node, span)
-        if isinstance(node, yaml.ScalarNode):
-            plain = not node.style  # None or "", by the loader
-            if plain and not node.value:
-                self._add(
-                    "a value is missing",
-                    span,
-                    expected="name: value",
-                    hint="write {} for a message without settings, '' for an empty string",
-                )
-                return None
-            text = node.value
-            if any("\ud800" <= char <= "\udfff" for char in text):
-                # JSON spells a character beyond U+FFFF as two escapes.
-                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return Scalar(Kind.PLAIN if plain else Kind.STRING, text, span)
-        self._add("a list cannot be part of a list", span, "values or mappings")
+    def _key(self, event: yaml.Event) -> str | None:
+        """Return the name that a key is, or None after a complaint."""
+        if isinstance(event, yaml.ScalarEvent) and event.tag is None:
+            return str(event.value)
+        kind = {yaml.SequenceStartEvent: "a list", yaml.MappingStartEvent: "a mapping"}
+        self._node(event)
+        span = self._marked(event.start_mark)
+        self._add("a key is the name of a field", span, "name: value", kind.get(type(event), ""))
         return None
+
+    def _merged(self, value: Scalar | Block | _List) -> list[Entry]:
+        """Return the entries that `<<: *a` or `<<: [*a, *b]` brings in; of one name the first counts."""
+        if isinstance(value, Block):
+            return list(value.entries)
+        if isinstance(value, _List):
+            return [entry for item in value.items for entry in self._merged(item)]
+        self._add("only mappings can be merged", value.span, "<<: *anchor", value.text)
+        return []
 
     # Places and problems
 
-    def _span(self, node: yaml.Node) -> Span:
-        return Span(self.file, node.start_mark.line + 1, node.start_mark.column + 1, self.text)
+    def _marked(self, mark: yaml.Mark | None) -> Span:
+        if mark is None:
+            return Span(self.file, source=self.text)
+        return Span(self.file, mark.line + 1, mark.column + 1, self.text)
 
     def _span_at(self, offset: int) -> Span:
         before = self.text[:offset]
-        return Span(
-            self.file, before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1, self.text
-        )
+        column = offset - (before.rfind("\n") + 1) + 1
+        return Span(self.file, before.count("\n") + 1, column, self.text)
 
     def _add(
         self, what: str, span: Span, expected: str = "", got: str = "", hint: str = ""
@@ -223,40 +298,6 @@ class _Reader:
 
     def _stop(
         self, what: str, span: Span, expected: str = "", got: str = "", hint: str = ""
-    ) -> None:
+    ) -> NoReturn:
         self._add(what, span, expected, got, hint)
         raise _Stop
-
-
-class _Around:
-    """Marks a node as the one being read, so that one that contains itself is noticed."""
-
-    def __init__(self, reader: _Reader, node: yaml.Node) -> None:
-        self.reader = reader
-        self.node = node
-
-    def __enter__(self) -> None:
-        inside = self.reader.inside
-        if id(self.node) in inside:
-            self.reader._stop(
-                "an alias stands inside of what it names", self.reader._span(self.node)
-            )
-        if len(inside) > MAX_DEPTH:
-            self.reader._stop(
-                f"values are nested deeper than {MAX_DEPTH}", self.reader._span(self.node)
-            )
-        inside.append(id(self.node))
-
-    def __exit__(self, *_: object) -> None:
-        self.reader.inside.pop()
-
-
-_KIND_OF = {
-    yaml.ScalarNode: "a single value",
-    yaml.SequenceNode: "a list",
-    yaml.MappingNode: "a mapping",
-}
-
-
-def _short(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
