@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -86,7 +86,7 @@ class _Reader:
         self.file = file
         self.format = format
         self.problems: list[Problem] = []
-        self.events: Iterator[yaml.Event] = iter(())
+        self.events: Iterator[Any] = iter(())  # PyYAML's stubs do not tell what an event has
         self.anchors: dict[str, _Node] = {}
         self.depth = 0
 
@@ -111,7 +111,7 @@ class _Reader:
 
     # What PyYAML reads
 
-    def _parse(self) -> list[yaml.Event]:
+    def _parse(self) -> list[Any]:
         """Return the events of the one document in the text."""
         if undecoded := _UNDECODED.search(self.text):
             self._stop("the text is not UTF-8", self._span_at(undecoded.start()), "UTF-8")
@@ -164,7 +164,7 @@ class _Reader:
 
     # Values
 
-    def _node(self, event: yaml.Event) -> _Node:
+    def _node(self, event: Any) -> _Node:
         """Return the value that begins with `event`."""
         span = self._marked(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
@@ -200,7 +200,7 @@ class _Reader:
             return replace(node, value=replace(node.value, span=span))
         return node
 
-    def _scalar(self, event: yaml.ScalarEvent, span: Span) -> Scalar | None:
+    def _scalar(self, event: Any, span: Span) -> Scalar | None:
         plain = not event.style  # None or "", by the parser
         text = event.value
         if plain and not text:
@@ -232,12 +232,14 @@ class _Reader:
         entries: dict[str, Entry] = {}
         merged: list[Entry] = []
         size = 1
+        damaged = False
         while not isinstance(key := next(self.events), yaml.MappingEndEvent):
             is_merge = isinstance(key, yaml.ScalarEvent) and key.value == "<<" and not key.style
             name = self._key(key)
             node = self._node(next(self.events))
             size += node.size
             if name is None or node.value is None:
+                damaged = True
                 continue
             key_span = self._marked(key.start_mark)
             if is_merge:
@@ -258,9 +260,9 @@ class _Reader:
                 entries[name] = Entry(name, key_span, (node.value,))
         for entry in merged:
             entries.setdefault(entry.name, entry)
-        return _Node(Block(tuple(entries.values()), span), size)
+        return _Node(Block(tuple(entries.values()), span, damaged), size)
 
-    def _key(self, event: yaml.Event) -> str | None:
+    def _key(self, event: Any) -> str | None:
         """Return the name that a key is, or None after a complaint."""
         if isinstance(event, yaml.ScalarEvent) and event.tag is None:
             return str(event.value)
@@ -271,7 +273,7 @@ class _Reader:
         return None
 
     def _merged(self, value: Scalar | Block | _List) -> list[Entry]:
-        """Return the entries that `<<: *a` or `<<: [*a, *b]` brings in; of one name the first counts."""
+        """Return the entries that `<<: *a` or `<<: [*a, *b]` brings in, those that count first."""
         if isinstance(value, Block):
             return list(value.entries)
         if isinstance(value, _List):
@@ -281,7 +283,7 @@ class _Reader:
 
     # Places and problems
 
-    def _marked(self, mark: yaml.Mark | None) -> Span:
+    def _marked(self, mark: Any) -> Span:
         if mark is None:
             return Span(self.file, source=self.text)
         return Span(self.file, mark.line + 1, mark.column + 1, self.text)
