@@ -183,9 +183,11 @@ class Records:
 
     def key(self, position: int) -> str:
         """Return the key at a position, for messages."""
-        keys = self._transaction.cursor().iternext(keys=True, values=False)
-        found = next(itertools.islice(keys, position % self._count, None), b"?")
-        return bytes(found).decode("utf-8", "replace")
+        # A transaction of its own: decoding threads may ask, several at a time.
+        with self._environment.env.begin() as transaction:
+            keys = transaction.cursor().iternext(keys=True, values=False)
+            found = next(itertools.islice(keys, position % self._count, None), b"?")
+            return bytes(found).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Let go of the database. May be called twice."""

@@ -90,9 +90,12 @@ class ImageSource(ABC):
         return skip
 
     def item(self) -> tuple[BlobType, ...]:
-        """Return the type of the first image, before the transformation."""
+        """Return the type of the first image, before the transformation.
+
+        Raises `Refusal`, which names the setting to blame, where the two do not agree.
+        """
         image = BlobType(self._image(0).shape)
-        self._infer(image, 0)
+        self._transformer.infer(image)
         return (image,)
 
     def close(self) -> None:

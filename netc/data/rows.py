@@ -223,11 +223,12 @@ def _data_set(h5: Any, top: str, listed: ListedFile) -> tuple[int, ...]:
         )
     # Caffe converts integers and floats; booleans are an HDF5 enumeration and no numbers.
     if data_set.dtype.kind not in "iuf":
+        kind = "text" if h5py.check_string_dtype(data_set.dtype) else data_set.dtype
         raise fail(
             f"data set '{top}' does not hold numbers",
             span=listed.span,
             expected="integers or floats",
-            got=f"{data_set.dtype} in '{listed.path}'",
+            got=f"{kind} in '{listed.path}'",
         )
     if not data_set.shape:
         raise fail(

@@ -1,0 +1,359 @@
+"""The Data layer: databases of Datum messages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from netc.data import Cursor, probe, write_datums, write_records
+from netc.data.datums import Records
+from netc.errors import NetcError, Span
+from netc.layers.data import Data, Database, TransformParam
+from netc.layers.types import BlobType, Phase
+from netc.schema import netc_pb2
+from tests.data.samples import FILES, MakeDatabase, OpenLayer, batches, encoded, pixels, raw
+
+LMDB = Database.LMDB
+
+
+def data(source: str, **settings: object) -> Data:
+    fields: dict[str, object] = {"batch_size": 4, "top": ("data", "label"), "backend": LMDB}
+    return Data(source=source, **(fields | settings))  # type: ignore[arg-type]
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def test_the_images_of_a_database_that_caffe_made(open_layer: OpenLayer) -> None:
+    feed = open_layer(data(str(FILES / "images_lmdb"), batch_size=20))
+    ((images, labels),) = batches(feed, 1)
+    with np.load(FILES / "images_reference.npz") as reference:
+        np.testing.assert_array_equal(images, reference["images"])
+        np.testing.assert_array_equal(labels, reference["labels"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 12])
+def test_batches_run_over_the_end(
+    make_database: MakeDatabase, open_layer: OpenLayer, batch_size: int
+) -> None:
+    source = make_database(raw(pixels(1, 2, 2, seed=i), label=i) for i in range(5))
+    found = batches(open_layer(data(source, batch_size=batch_size)), 8)
+    labels = np.concatenate([labels for _, labels in found])
+    assert labels.tolist() == [i % 5 for i in range(8 * batch_size)]
+    images = np.concatenate([images for images, _ in found])
+    for i in range(8 * batch_size):
+        np.testing.assert_array_equal(images[i], pixels(1, 2, 2, seed=i % 5))
+
+
+def test_float_data_and_a_layer_without_labels(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    images = np.random.default_rng(0).normal(size=(3, 2, 4, 5)).astype(np.float32)
+    layer = data(make_database(map(raw, images)), batch_size=3, top=("data",))
+    ((found,),) = batches(open_layer(layer), 1)
+    np.testing.assert_array_equal(found, images)
+
+
+def test_raw_and_encoded_images_in_one_batch(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    bgr = pixels(6, 5, 3)
+    source = make_database([encoded(bgr, 1), raw(bgr.transpose(2, 0, 1), 2)])
+    ((images, labels),) = batches(open_layer(data(source, batch_size=2)), 1)
+    for image in images:
+        np.testing.assert_array_equal(image, bgr.transpose(2, 0, 1))
+    assert labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_encoded_images_keep_their_channels(
+    make_database: MakeDatabase, open_layer: OpenLayer, channels: int
+) -> None:
+    image = pixels(6, 5, channels)
+    layer = data(make_database([encoded(image)]), batch_size=1)
+    ((found, _),) = batches(open_layer(layer), 1)
+    np.testing.assert_array_equal(found[0], image.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"transform_param": TransformParam(force_color=True)}, cv2.IMREAD_COLOR),
+        ({"force_encoded_color": True}, cv2.IMREAD_COLOR),
+        ({"transform_param": TransformParam(force_gray=True)}, cv2.IMREAD_GRAYSCALE),
+    ],
+)
+def test_encoded_images_in_forced_color(
+    make_database: MakeDatabase, open_layer: OpenLayer, settings: dict[str, object], flag: int
+) -> None:
+    images = [encoded(pixels(6, 5)), encoded(pixels(6, 5, 3), extension=".jpg")]
+    feed = open_layer(data(make_database(images), batch_size=2, **settings))
+    ((found, _),) = batches(feed, 1)
+    for image, datum in zip(found, images, strict=True):
+        content = np.frombuffer(datum.data, np.uint8)
+        expected = np.atleast_3d(cv2.imdecode(content, flag)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_encoded_and_raw_images_are_transformed_alike(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    images = [pixels(9, 8, 3, seed=i) for i in range(12)]
+    planes = [image.transpose(2, 0, 1) for image in images]
+    param = TransformParam(crop_size=5, mirror=True, mean_value=(10.0, 20.0, 30.0), scale=0.1)
+    results = []
+    for name, datums in (("raw", map(raw, planes)), ("png", map(encoded, images))):
+        layer = data(make_database(datums, name), batch_size=12, transform_param=param)
+        results.append(batches(open_layer(layer, Phase.TRAIN), 2))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_images_of_one_size_per_batch_only(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    sizes = [(1, 2, 3), (1, 4, 4), (2, 1, 1)]
+    layer = data(make_database(raw(pixels(*size)) for size in sizes), batch_size=1)
+    for (image, _), size in zip(batches(open_layer(layer), 6), sizes * 2, strict=True):
+        np.testing.assert_array_equal(image[0], pixels(*size))
+
+
+def test_rand_skip_starts_inside_the_first_pass(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    source = make_database(raw(pixels(1, 1, 1), label=i) for i in range(8))
+    starts = set()
+    for seed in range(60):
+        feed = open_layer(data(source, batch_size=8, rand_skip=5), seed=seed)
+        start = feed.state().position
+        ((_, labels),) = batches(feed, 1)
+        assert labels.tolist() == [(start + i) % 8 for i in range(8)]
+        starts.add(start)
+    assert starts == set(range(5))
+
+
+def test_two_layers_read_one_database(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    source = make_database(raw(pixels(1, 1, 1), label=i) for i in range(5))
+    one, other = open_layer(data(source, batch_size=2)), open_layer(data(source, batch_size=3))
+    for k in range(4):
+        assert batches(one, 1)[0][1].tolist() == [(2 * k + i) % 5 for i in range(2)]
+        assert batches(other, 1)[0][1].tolist() == [(3 * k + i) % 5 for i in range(3)]
+    one.close()
+    assert batches(other, 1)[0][1].tolist() == [2, 3, 4]
+    other.close()
+    lmdb.open(source, readonly=True, lock=False).close()  # refused while it is open here
+
+
+def test_the_path_of_the_file_itself(make_database: MakeDatabase) -> None:
+    source = make_database([raw(pixels(1, 2, 3))])
+    assert probe(data(source + "/data.mdb")).types == (BlobType((1, 2, 3)),)
+
+
+@pytest.mark.parametrize("position", [0, 1, 3, 4, 5, 9, 5_000_003])
+def test_reading_can_begin_anywhere(tmp_path: Path, position: int) -> None:
+    write_records(tmp_path / "db", [(b"%d" % i, b"value %d" % i) for i in range(5)])
+    records = Records(tmp_path / "db")
+    records.read(2, 2)
+    found = [bytes(record) for record in records.read(position, 7)]
+    assert found == [b"value %d" % ((position + i) % 5) for i in range(7)]
+    assert records.key(position) == str(position % 5)
+    records.close()
+    records.close()
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def error_of(layer: Data, open_layer: OpenLayer | None = None) -> str:
+    """Return what the user is told when the layer is looked at, or when its first batch is read."""
+    with pytest.raises(NetcError) as told:
+        probe(layer) if open_layer is None else batches(open_layer(layer), 1)
+    return str(told.value)
+
+
+def test_a_missing_database(tmp_path: Path) -> None:
+    span = Span(str(tmp_path / "net.prototxt"), 7, 3)
+    with pytest.raises(NetcError) as told:
+        probe(data("nowhere_lmdb"), span)
+    assert str(told.value).startswith(f"{span}: database 'nowhere_lmdb' does not exist")
+    assert str(tmp_path / "nowhere_lmdb") in str(told.value)
+
+
+def test_a_relative_path_starts_at_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, size in (("nets", 2), ("here", 3)):
+        write_datums(tmp_path / folder / "db", [raw(pixels(1, size, size))])
+    monkeypatch.chdir(tmp_path / "here")
+    named = Span(str(tmp_path / "nets" / "net.prototxt"), 1, 1)
+    assert probe(data("db"), named).types == (BlobType((1, 2, 2)),)
+    shutil.rmtree(tmp_path / "nets" / "db")
+    assert probe(data("db"), named).types == (BlobType((1, 3, 3)),)
+
+
+def test_what_is_no_lmdb(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 10_000)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data.mdb").write_bytes(b"")
+    for name in ("file", "folder", "other"):
+        told = error_of(data(str(tmp_path / name)))
+        assert "the source is not an LMDB" in told
+        assert str(tmp_path / name) in told
+
+
+def test_an_empty_database(tmp_path: Path) -> None:
+    write_records(tmp_path / "db", [])
+    assert "the database is empty" in error_of(data(str(tmp_path / "db")))
+
+
+def test_a_database_that_is_cut_off(make_database: MakeDatabase) -> None:
+    source = make_database(raw(pixels(1, 50, 50)) for _ in range(50))
+    file = Path(source, "data.mdb")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    told = error_of(data(source))
+    assert "the database is damaged" in told
+    assert "the file is cut off" in told
+
+
+def test_a_leveldb(tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "CURRENT").write_text("MANIFEST-000004\n")
+    told = error_of(data(str(tmp_path / "db"), backend=Database.LEVELDB))
+    assert "netc reads no LevelDB databases" in told
+    assert "is a LevelDB" in told
+    assert "netc.data.write_records('NEW_LMDB', plyvel.DB('OLD_LEVELDB'))" in told
+    told = error_of(data(str(tmp_path / "db")))
+    assert "the source is not an LMDB" in told
+    assert "plyvel" in told
+
+
+def test_the_backend_that_everybody_forgets(make_database: MakeDatabase) -> None:
+    layer = data(make_database([raw(pixels(1, 2, 2))]), backend=Database.LEVELDB)
+    assert "hint      add backend: LMDB to data_param" in error_of(layer)
+
+
+GOOD = raw(pixels(1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (b"\xff\xff\xff", "a record of the database is not a Datum"),
+        (netc_pb2.Datum(), "0 * 0 * 0 values (channels, height, width)"),
+        (netc_pb2.Datum(channels=1, height=2, width=2, data=b"123"), "3 values"),
+        (netc_pb2.Datum(channels=1, height=-2, width=-2, data=b"1234"), "1 * -2 * -2 values"),
+        (netc_pb2.Datum(channels=1, height=2, width=2, float_data=[1.0]), "1 values"),
+        (netc_pb2.Datum(data=b"no image", encoded=True), "an encoded image cannot be decoded"),
+        (netc_pb2.Datum(encoded=True), "0 bytes"),
+        (encoded(pixels(2, 2).astype(np.uint16)), "more than 8 bits per value"),
+        (raw(pixels(1, 2, 3)), "the images of a batch differ in size"),
+        (raw(pixels(3, 2, 2)), "(3, 2, 2)"),
+    ],
+)
+def test_a_bad_record_is_named(
+    make_database: MakeDatabase, open_layer: OpenLayer, bad: netc_pb2.Datum | bytes, told: str
+) -> None:
+    source = make_database([GOOD, GOOD, bad, GOOD])
+    layer = data(source)
+    message = error_of(layer, open_layer)
+    assert told in message
+    assert f"key '00000002' of '{source}'" in message
+    assert "layer 'layer' (Data)" in message
+
+
+def test_a_first_image_that_does_not_suit(make_database: MakeDatabase) -> None:
+    source = make_database([GOOD])
+    told = error_of(data(source, transform_param=TransformParam(crop_size=3)))
+    assert "crop_size is larger than the images" in told
+    assert "key '00000000'" in told
+
+
+def test_a_smaller_image_later_on(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    sizes = [(1, 3, 3), (1, 2, 9)]
+    layer = data(
+        make_database(raw(pixels(*size)) for size in sizes),
+        batch_size=1,
+        transform_param=TransformParam(crop_size=3),
+    )
+    feed = open_layer(layer)
+    batches(feed, 1)
+    with pytest.raises(NetcError, match=re.escape("crop_size is larger")) as told:
+        batches(feed, 1)
+    assert "key '00000001'" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("param", "channels"),
+    [(TransformParam(force_color=True), 1), (TransformParam(force_gray=True), 3)],
+)
+def test_forced_color_on_raw_images(
+    make_database: MakeDatabase, open_layer: OpenLayer, param: TransformParam, channels: int
+) -> None:
+    source = make_database([raw(pixels(channels, 2, 2))])
+    told = error_of(data(source, transform_param=param))
+    assert "force_color and force_gray are for encoded images" in told
+    # Where it changes nothing it is accepted.
+    source = make_database([raw(pixels(4 - channels, 2, 2))], "other")
+    batches(open_layer(data(source, transform_param=param)), 1)
+
+
+def test_rand_skip_beyond_the_data(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    layer = data(make_database([GOOD]), rand_skip=1_000_000)
+    with pytest.raises(NetcError, match="rand_skip goes past the end of the data"):
+        open_layer(layer)
+
+
+def test_a_database_that_has_grown(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    feed = open_layer(data(make_database([GOOD] * 3)))
+    with pytest.raises(NetcError, match="the data is not that of the snapshot") as told:
+        feed.restore(Cursor(8, 2))
+    assert "2 items" in told.value.problems[0].expected
+
+
+# -- without the data ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "param", "shape"),
+    [
+        ({}, {"crop_size": 227}, (3, 227, 227)),
+        ({}, {"crop_size": 7, "force_gray": True}, (1, 7, 7)),
+        ({}, {"crop_size": 7, "mean_value": (1.0,)}, (3, 7, 7)),
+        ({}, {"crop_size": 7, "mean_value": (1.0, 2.0)}, (2, 7, 7)),
+        ({"force_encoded_color": True}, {"crop_size": 7}, (3, 7, 7)),
+        ({}, {"crop_size": 7, "mean_file": "absent"}, (3, 7, 7)),
+        ({}, {"crop_size": 7, "mean_file": str(FILES / "mean.binaryproto")}, (3, 10, 8)),
+        ({}, {"mean_file": str(FILES / "mean.binaryproto")}, (3, 10, 8)),
+        ({"backend": Database.LEVELDB}, {"crop_size": 7}, (3, 7, 7)),
+    ],
+)
+def test_shapes_can_be_assumed(
+    settings: dict[str, object], param: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    layer = data("absent", transform_param=TransformParam(**param), **settings)  # type: ignore[arg-type]
+    item = probe(layer, assume=True)
+    assert item.types == (BlobType(shape),)
+    assert f"'absent' is absent: images of shape {item.types[0]} are assumed" in item.assumed
+    layer.infer(*item.types)
+    with pytest.raises(NetcError):
+        probe(layer)
+
+
+def test_shapes_cannot_always_be_assumed() -> None:
+    with pytest.raises(NetcError, match="database 'absent' does not exist"):
+        probe(data("absent"), assume=True)
+
+
+def test_nothing_is_assumed_where_the_data_is(make_database: MakeDatabase) -> None:
+    layer = data(make_database([GOOD]), transform_param=TransformParam(crop_size=1))
+    item = probe(layer, assume=True)
+    assert item.types == (BlobType((1, 2, 2)),)
+    assert item.assumed == ""
