@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from netc.data.source import Opening, locate
 from netc.errors import Span, fail
 from netc.layers.data import TransformParam
-from netc.layers.types import BlobType, Phase
+from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import weights_pb2
 
 Image = NDArray[np.uint8] | NDArray[np.float32]
@@ -54,18 +54,15 @@ class Transformer:
             self._mean_values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
 
     def infer(self, image: BlobType) -> BlobType:
-        """Return the shape of a transformed image.
-
-        Raises `Refusal` where settings and image do not agree, NetcError where the mean file does
-        not.
-        """
+        """Return the shape of a transformed image; `Refusal` where it and the settings disagree."""
         out = self._param.infer(image)
         if self._mean_image is not None and self._mean_image.shape != image.shape:
-            raise fail(
+            raise Refusal(
                 "the mean file has another shape than the images",
                 expected=f"{image}, as the images before any crop",
                 got=f"{BlobType(self._mean_image.shape)} in '{self._param.mean_file}'",
                 hint="compute the mean from these images, or use mean_value",
+                setting="mean_file",
             )
         return out
 

@@ -15,7 +15,7 @@ from netc.data import Cursor, probe, write_datums, write_records
 from netc.data.datums import Records
 from netc.errors import NetcError, Span
 from netc.layers.data import Data, Database, TransformParam
-from netc.layers.types import BlobType, Phase
+from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
 from tests.data.samples import FILES, MakeDatabase, OpenLayer, batches, encoded, pixels, raw
 
@@ -271,9 +271,12 @@ def test_a_bad_record_is_named(
 
 def test_a_first_image_that_does_not_suit(make_database: MakeDatabase) -> None:
     source = make_database([GOOD])
-    told = error_of(data(source, transform_param=TransformParam(crop_size=3)))
-    assert "crop_size is larger than the images" in told
-    assert "key '00000000'" in told
+    for settings in ({"crop_size": 3}, {"mean_file": str(FILES / "mean.binaryproto")}):
+        layer = data(source, transform_param=TransformParam(**settings))  # type: ignore[arg-type]
+        with pytest.raises(Refusal) as refused:
+            probe(layer)
+        # The graph points at the setting.
+        assert refused.value.setting in settings
 
 
 def test_a_smaller_image_later_on(make_database: MakeDatabase, open_layer: OpenLayer) -> None:

@@ -140,11 +140,11 @@ def test_the_settings_are_compared_with_the_images(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="crop_size is larger"):
         Transformer(TransformParam(crop_size=5), Opening()).infer(BlobType((1, 4, 9)))
     param = write_mean(tmp_path / "mean", np.zeros((1, 4, 4), np.float32), crop_size=2)
-    with pytest.raises(NetcError) as told:
+    with pytest.raises(Refusal, match="mean file has another shape than the images") as refused:
         Transformer(param, Opening()).infer(BlobType((1, 5, 4)))
-    assert "the mean file has another shape than the images" in str(told.value)
-    assert "(1, 5, 4)" in str(told.value)
-    assert "(1, 4, 4)" in str(told.value)
+    assert "(1, 5, 4)" in refused.value.expected
+    assert "(1, 4, 4)" in refused.value.got
+    assert refused.value.setting == "mean_file"
 
 
 # -- mean files ------------------------------------------------------------------------------------
