@@ -13,9 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from netc.data.images import ImageSource, assume_image, decode
-from netc.data.source import Batch, DataAbsent, Item, Opening, locate_source
+from netc.data.source import Batch, DataAbsent, Item, Opening, locate_setting
 from netc.data.transform import Image
-from netc.errors import NetcError, Problem, Span, fail
+from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, Database
 from netc.schema import netc_pb2
 
@@ -25,7 +25,7 @@ class DatumSource(ImageSource):
 
     def __init__(self, layer: Data, opening: Opening) -> None:
         """Open the database; DataAbsent when it is missing or a LevelDB."""
-        path = locate_source(layer.source, opening.span, "database")
+        path = locate_setting(layer.source, opening, "source", "database")
         if layer.backend is not Database.LMDB:
             raise _not_lmdb(path)
         self._color = layer.decodes_color
@@ -281,16 +281,15 @@ def _broken(path: Path, got: object) -> NetcError:
     )
 
 
-def _not_lmdb(path: Path) -> NetcError:
+def _not_lmdb(path: Path) -> DataAbsent:
     is_lmdb = (path / "data.mdb").is_file()
     return DataAbsent(
-        Problem(
-            "netc reads no LevelDB databases",
-            expected="data_param { backend: LMDB } and an LMDB",
-            got=f"backend: LEVELDB (the default), and '{path}' "
-            + ("is an LMDB" if is_lmdb else "is a LevelDB" if _is_leveldb(path) else "is neither"),
-            hint="add backend: LMDB to data_param" if is_lmdb else _LEVELDB_HINT,
-        )
+        "netc reads no LevelDB databases",
+        expected="data_param { backend: LMDB } and an LMDB",
+        got=f"backend: LEVELDB (the default), and '{path}' "
+        + ("is an LMDB" if is_lmdb else "is a LevelDB" if _is_leveldb(path) else "is neither"),
+        hint="add backend: LMDB to data_param" if is_lmdb else _LEVELDB_HINT,
+        setting="backend",
     )
 
 

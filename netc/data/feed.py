@@ -19,7 +19,7 @@ from netc.data.rows import RowSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
-from netc.layers.types import BlobType, Layer, Phase
+from netc.layers.types import BlobType, Layer, Phase, Refusal
 
 #: Batches read ahead by the types whose text does not say how many; the schema's default for Data.
 PREFETCH = 4
@@ -49,18 +49,19 @@ def probe(layer: Layer, span: Span | None = None, *, assume: bool = False) -> It
 
     `span` is the layer's place in its text: relative paths start from that file's folder. With
     `assume` absent data is no error where the settings tell the shape; the item says what was
-    assumed. Raises `Refusal` for impossible settings, NetcError for data that is missing, broken or
-    of another kind.
+    assumed. Raises `Refusal`, which names the setting to blame, for settings that are impossible or
+    do not suit the data and for data that is absent (`DataAbsent`); NetcError for data that is
+    broken or of another kind.
     """
     source_type = _source_type(layer)
     opening = Opening(span)
     try:
         source: Source = source_type(layer, opening)
-    except DataAbsent as error:
+    except DataAbsent as absent:
         item: Item | None = source_type.assume(layer, opening) if assume else None
         if item is None:
-            raise error.at(span) from error
-        return item
+            raise
+        return Item(item.types, f"{absent.what}: {item.assumed}")
     try:
         return Item(source.item())
     finally:
@@ -79,7 +80,7 @@ def open_feed(
     """Open the data of a layer whose tops have these shapes; the first axis is the batch.
 
     `seed` and `name` determine everything random. `span` is the layer's place in its text. Raises
-    NetcError as `probe` does, and for what only a look at all of the data shows.
+    NetcError where `probe` raises something, and for what only a look at all of the data shows.
     """
     label = f"'{name}' ({layer.type})"
     opening = Opening(span, name, phase, seed)
@@ -90,6 +91,15 @@ def open_feed(
         except BaseException:
             source.close()
             raise
+    except Refusal as refusal:
+        raise fail(
+            refusal.what,
+            span=span,
+            layer=label,
+            expected=refusal.expected,
+            got=refusal.got,
+            hint=refusal.hint,
+        ) from refusal
     except NetcError as error:
         raise error.at(span, label) from error
     depth = layer.prefetch if isinstance(layer, Data) else PREFETCH

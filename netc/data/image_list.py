@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.data.images import ImageSource, assume_image, decode, resize
-from netc.data.source import Batch, Item, Opening, locate, locate_source
+from netc.data.source import Batch, Item, Opening, locate, locate_setting
 from netc.errors import NetcError, Problem, Problems, Span, fail
 from netc.layers.data import ImageData
 
@@ -88,7 +88,7 @@ class ImageListSource(ImageSource):
 
     def __init__(self, layer: ImageData, opening: Opening) -> None:
         """Read the list; DataAbsent when it is missing."""
-        self._list = read_list(locate_source(layer.source, opening.span, "image list"))
+        self._list = read_list(locate_setting(layer.source, opening, "source", "image list"))
         self._root = layer.root_folder
         self._settings = layer
         self._order: tuple[int, NDArray[np.int64]] | None = None

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.data.source import Batch, Item, Opening, arrays_for, locate
+from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Image, Transformer, read_mean
-from netc.errors import NetcError, Span, fail
+from netc.errors import Span, fail
 from netc.layers.data import ImageReader
 from netc.layers.types import BlobType, Refusal
 
@@ -211,8 +211,10 @@ def assume_image(
     mean: tuple[int, ...] = ()
     if param.mean_file:
         try:
-            mean = read_mean(locate(param.mean_file, opening.span, "mean file")).shape
-        except NetcError:
+            mean = read_mean(
+                locate_setting(param.mean_file, opening, "mean_file", "mean file")
+            ).shape
+        except DataAbsent:
             mean = ()
     if height and width:
         why = "new_height, new_width"
@@ -227,6 +229,4 @@ def assume_image(
         several = len(param.mean_value) if len(param.mean_value) > 1 else 0
         channels = mean[0] if mean else several or 3
     image = BlobType((channels, height, width))
-    return Item(
-        (image,), f"'{layer.source}' is absent: images of shape {image} are assumed, from {why}"
-    )
+    return Item((image,), f"images of shape {image} are assumed, from {why}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_source
+from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
 from netc.errors import NetcError, Problems, Span, fail, nearest
 from netc.layers.data import HDF5Data
 from netc.layers.types import BlobType
@@ -47,7 +47,9 @@ class RowSource:
         self._tops = layer.top
         self._shuffle = layer.shuffle
         self._draws = opening.draws
-        self._files = read_list(locate_source(layer.source, opening.span, "list of HDF5 files"))
+        self._files = read_list(
+            locate_setting(layer.source, opening, "source", "list of HDF5 files")
+        )
         self._loaded: tuple[int, Batch] | None = None
         self._turn: _Turn | None = None
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from netc.data.randomness import Draws
 from netc.errors import NetcError, Span
-from netc.layers.types import BlobType, Phase
+from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import resolve
 
 # The tops of one batch, float32, contiguous.
 Batch = tuple[NDArray[np.float32], ...]
 
 
-class DataAbsent(NetcError):
+class DataAbsent(Refusal):
     """The data is not there, or in a form that netc does not read: its shape might be assumed."""
 
 
@@ -45,7 +45,7 @@ class Opening:
 class Item:
     """What a probe finds: the types of one item's blobs, untransformed and without a batch axis.
 
-    `assumed` says what was assumed where the data is absent, "" where it was looked at.
+    `assumed` says what was assumed where data is absent, "" where it was looked at.
     """
 
     types: tuple[BlobType, ...]
@@ -101,9 +101,16 @@ def locate(path: str, named_in: Span | None, what: str) -> Path:
         raise NetcError(*(replace(p, what=f"{what} {p.what}") for p in error.problems)) from error
 
 
-def locate_source(path: str, named_in: Span | None, what: str) -> Path:
-    """Return the file or folder that a layer's `source` means; DataAbsent where there is none."""
+def locate_setting(path: str, opening: Opening, setting: str, what: str) -> Path:
+    """Return the path that a layer's setting means; DataAbsent where there is none."""
     try:
-        return locate(path, named_in, what)
+        return locate(path, opening.span, what)
     except NetcError as error:
-        raise DataAbsent(*error.problems) from error
+        (problem,) = error.problems
+        raise DataAbsent(
+            problem.what,
+            expected=problem.expected,
+            got=problem.got,
+            hint=problem.hint,
+            setting=setting,
+        ) from error

@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from netc.data.source import Opening, locate
+from netc.data.source import Opening, locate_setting
 from netc.errors import Span, fail
 from netc.layers.data import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
@@ -48,7 +48,7 @@ class Transformer:
         self._mean_image: NDArray[np.float32] | None = None
         self._mean_values: NDArray[np.float32] | None = None
         if param.mean_file:
-            file = locate(param.mean_file, opening.span, "mean file")
+            file = locate_setting(param.mean_file, opening, "mean_file", "mean file")
             self._mean_image = read_mean(file)
         elif param.mean_value:
             self._mean_values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)

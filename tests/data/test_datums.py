@@ -11,9 +11,16 @@ import lmdb
 import numpy as np
 import pytest
 
-from netc.data import Cursor, probe, write_datums, write_records
+from netc.data import (
+    Cursor,
+    DataAbsent,
+    open_feed,
+    probe,
+    write_datums,
+    write_records,
+)
 from netc.data.datums import Records
-from netc.errors import NetcError, Span
+from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, Database, TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
@@ -172,17 +179,23 @@ def test_reading_can_begin_anywhere(tmp_path: Path, position: int) -> None:
 
 def error_of(layer: Data, open_layer: OpenLayer | None = None) -> str:
     """Return what the user is told when the layer is looked at, or when its first batch is read."""
-    with pytest.raises(NetcError) as told:
+    with pytest.raises((NetcError, Refusal)) as told:
         probe(layer) if open_layer is None else batches(open_layer(layer), 1)
-    return str(told.value)
+    error = told.value
+    if isinstance(error, Refusal):
+        error = fail(error.what, expected=error.expected, got=error.got, hint=error.hint)
+    return str(error)
 
 
 def test_a_missing_database(tmp_path: Path) -> None:
     span = Span(str(tmp_path / "net.prototxt"), 7, 3)
-    with pytest.raises(NetcError) as told:
+    with pytest.raises(DataAbsent, match="database 'nowhere_lmdb' does not exist") as refused:
         probe(data("nowhere_lmdb"), span)
-    assert str(told.value).startswith(f"{span}: database 'nowhere_lmdb' does not exist")
-    assert str(tmp_path / "nowhere_lmdb") in str(told.value)
+    assert str(tmp_path / "nowhere_lmdb") in refused.value.expected
+    assert refused.value.setting == "source"
+    with pytest.raises(NetcError) as told:
+        open_feed(data("nowhere_lmdb"), "x", [(1,)], phase=Phase.TEST, seed=1, span=span)
+    assert str(told.value).startswith(f"{span}: layer 'x' (Data): database 'nowhere_lmdb'")
 
 
 def test_a_relative_path_starts_at_the_file_that_names_it(
@@ -226,7 +239,13 @@ def test_a_database_that_is_cut_off(make_database: MakeDatabase) -> None:
 def test_a_leveldb(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / "CURRENT").write_text("MANIFEST-000004\n")
-    told = error_of(data(str(tmp_path / "db"), backend=Database.LEVELDB))
+    layer = data(
+        str(tmp_path / "db"),
+        backend=Database.LEVELDB,
+        transform_param=TransformParam(crop_size=7),
+    )
+    assert probe(layer, assume=True).types == (BlobType((3, 7, 7)),)
+    told = error_of(layer)
     assert "netc reads no LevelDB databases" in told
     assert "is a LevelDB" in told
     assert "netc.data.write_records('NEW_LMDB', plyvel.DB('OLD_LEVELDB'))" in told
@@ -335,7 +354,6 @@ def test_a_database_that_has_grown(make_database: MakeDatabase, open_layer: Open
         ({}, {"crop_size": 7, "mean_file": "absent"}, (3, 7, 7)),
         ({}, {"crop_size": 7, "mean_file": str(FILES / "mean.binaryproto")}, (3, 10, 8)),
         ({}, {"mean_file": str(FILES / "mean.binaryproto")}, (3, 10, 8)),
-        ({"backend": Database.LEVELDB}, {"crop_size": 7}, (3, 7, 7)),
     ],
 )
 def test_shapes_can_be_assumed(
@@ -344,15 +362,24 @@ def test_shapes_can_be_assumed(
     layer = data("absent", transform_param=TransformParam(**param), **settings)  # type: ignore[arg-type]
     item = probe(layer, assume=True)
     assert item.types == (BlobType(shape),)
-    assert f"'absent' is absent: images of shape {item.types[0]} are assumed" in item.assumed
+    assert f"'absent' does not exist: images of shape {item.types[0]} are assumed" in item.assumed
     layer.infer(*item.types)
-    with pytest.raises(NetcError):
+    with pytest.raises(DataAbsent):
         probe(layer)
 
 
 def test_shapes_cannot_always_be_assumed() -> None:
-    with pytest.raises(NetcError, match="database 'absent' does not exist"):
+    with pytest.raises(DataAbsent, match="database 'absent' does not exist"):
         probe(data("absent"), assume=True)
+
+
+def test_a_database_without_its_mean_file(make_database: MakeDatabase) -> None:
+    param = TransformParam(crop_size=2, mean_file="absent")
+    layer = data(make_database([GOOD]), transform_param=param)
+    with pytest.raises(DataAbsent, match="mean file 'absent' does not exist") as refused:
+        probe(layer)
+    assert refused.value.setting == "mean_file"
+    assert probe(layer, assume=True).assumed.startswith("mean file 'absent' does not exist: images")
 
 
 def test_nothing_is_assumed_where_the_data_is(make_database: MakeDatabase) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from netc.data import probe
+from netc.data import DataAbsent, probe
 from netc.data.image_list import read_list
 from netc.errors import NetcError, Span
 from netc.layers.data import ImageData, TransformParam
@@ -99,7 +99,7 @@ def test_an_empty_list(tmp_path: Path, content: str) -> None:
 
 
 def test_a_list_that_is_missing_or_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(NetcError, match="image list 'absent' does not exist"):
+    with pytest.raises(DataAbsent, match="image list 'absent' does not exist"):
         probe(layer("absent"))
     with pytest.raises(NetcError, match="the list cannot be read"):
         probe(layer(tmp_path))
@@ -242,7 +242,7 @@ def test_images_of_two_sizes_in_a_batch(write_images: WriteImages, open_layer: O
 def test_shapes_can_be_assumed(settings: dict[str, object], shape: tuple[int, ...]) -> None:
     item = probe(layer("absent", **settings), assume=True)
     assert item.types == (BlobType(shape),)
-    assert "'absent' is absent" in item.assumed
+    assert "'absent' does not exist: images of shape" in item.assumed
 
 
 def test_an_image_of_an_existing_list_is_not_assumed(write_images: WriteImages) -> None:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from netc.data import probe
+from netc.data import DataAbsent, probe
 from netc.errors import NetcError, Span
 from netc.layers.data import HDF5Data
 from netc.layers.types import BlobType, Phase
@@ -118,7 +118,7 @@ def test_every_file_that_is_missing_is_told(tmp_path: Path) -> None:
 def test_a_list_that_is_missing_empty_or_a_folder(tmp_path: Path) -> None:
     span = Span(str(tmp_path / "net.prototxt"), 2, 1)
     for assume in (False, True):  # no setting tells the shapes of data sets
-        with pytest.raises(NetcError, match="list of HDF5 files 'absent' does not exist"):
+        with pytest.raises(DataAbsent, match="list of HDF5 files 'absent' does not exist"):
             probe(layer("absent"), span, assume=assume)
     (tmp_path / "list").write_text(" \n")
     with pytest.raises(NetcError, match="the list is empty"):

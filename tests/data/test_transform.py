@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netc.data.source import Opening
+from netc.data.source import DataAbsent, Opening
 from netc.data.transform import Transformer, Windows, read_mean
 from netc.errors import NetcError, Span
 from netc.layers.data import TransformParam
@@ -189,7 +189,7 @@ def test_what_is_no_mean_file(
 
 def test_a_mean_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
     span = Span(str(tmp_path / "net.prototxt"), 3, 1)
-    with pytest.raises(NetcError, match="mean file 'nowhere' does not exist"):
+    with pytest.raises(DataAbsent, match="mean file 'nowhere' does not exist"):
         Transformer(TransformParam(mean_file="nowhere"), Opening(span))
     with pytest.raises(NetcError, match="the mean file cannot be read"):
         Transformer(TransformParam(mean_file=str(tmp_path)), Opening(span))
