@@ -139,10 +139,8 @@ class Embed(Layer):
                 hint="input_dim is the number of different indices",
                 setting="input_dim",
             )
-        y = call.params[0][index.astype("int64")]
-        if self.bias_term:
-            y += call.params[1]
-        return (y,)
+        y = xp.take(call.params[0], index.astype("int64"), axis=0)
+        return (xp.add(y, call.params[1], out=call.out[0]) if self.bias_term else y,)
 
     def backward_reads(self) -> Reads:
         return Reads.BOTTOM

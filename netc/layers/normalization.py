@@ -213,7 +213,7 @@ class BatchNorm(Elementwise):
             dx += dy
             dx -= _channel_mean(dy)
             dx *= factor
-        return Gradients((dx.reshape(call.top_diffs[0].shape),))
+        return Gradients((dx.reshape(call.top_diffs[0].shape),), (None,) * len(call.params))
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from netc.layers.types import (
     Layer,
     Part,
     Reads,
+    Refusal,
     Signature,
 )
 from netc.schema import netc_pb2
@@ -459,15 +461,42 @@ def load_vector(name: str) -> dict[str, np.ndarray]:
 def vector_layers(name: str) -> dict[str, Layer]:
     """Return the layers of a golden vector's text by their names, without the Input ones."""
     vector = load_vector(name)
-    net = text_format.Parse(str(vector["prototxt"]), netc_pb2.NetParameter())
-    layers = {}
-    for message in net.layer:
-        if message.type != "Input":
-            kind = registry.find(message.type)
-            message.phase = netc_pb2.Phase.Value(str(vector["phase"]))
-            params = [getattr(message, param) for param in kind.params]
-            layers[message.name], _ = bind_fields(kind.cls, params, outer=message)
-    return layers
+    net = _parse(str(vector["prototxt"]))
+    return {m.name: _layer(m, str(vector["phase"])) for m in net.layer if m.type != "Input"}
+
+
+def check_refused(name: str, setting: str) -> Refusal:
+    """Check that a layer of a net that Caffe refuses is refused, pointing at `setting`.
+
+    The name is that in refused_nets.json. Returns the refusal, to look at its words.
+    """
+    nets = json.loads((VECTORS.parent / "refused_nets.json").read_text())
+    [found] = [net for net in nets if net["name"] == name]
+    types: dict[str, BlobType] = {}
+    for message in _parse(found["prototxt"]).layer:
+        layer = _layer(message, found["phase"])
+        with contextlib.suppress(Refusal):
+            tops = layer.infer(*(types[b] for b in message.bottom)).tops
+            types |= dict(zip(message.top, tops, strict=True))
+            continue
+        with pytest.raises(Refusal) as caught:
+            layer.infer(*(types[b] for b in message.bottom))
+        refusal = caught.value
+        assert refusal.setting == setting, f"points at {refusal.setting}: {refusal}"
+        assert refusal.expected and refusal.got, f"{refusal}: says too little"
+        return refusal
+    pytest.fail(f"{name} was accepted")
+
+
+def _parse(text: str) -> Any:
+    return text_format.Parse(text, netc_pb2.NetParameter())
+
+
+def _layer(message: Any, phase: str) -> Layer:
+    kind = registry.find(message.type)
+    message.phase = netc_pb2.Phase.Value(phase)
+    params = [getattr(message, param) for param in kind.params]
+    return bind_fields(kind.cls, params, outer=message)[0]
 
 
 def check_vector(name: str, /, **layers: Layer) -> None:
