@@ -57,6 +57,7 @@ class Recurrent(Layer):
     expose_hidden: bool = False
     top: tuple[str, ...] = ()
 
+    param_names: ClassVar[tuple[str, ...]] = ("weight_x", "bias")
     #: The parts of the hidden state.
     states: ClassVar[tuple[str, ...]] = ("h",)
     #: How many blocks of num_output values a step computes from x and h.

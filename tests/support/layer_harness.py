@@ -158,10 +158,11 @@ def forward(
         tuple(np.copy(p) if t.frozen else p for p, t in zip(params, signature.params, strict=True)),
     )
     if kept is None:
-        kept = [
-            np.zeros(k.shape, dtype if k.dtype == "float32" else k.dtype) for k in signature.kept
-        ]
-    kept = tuple(np.copy(k) for k in kept)
+        kept = [np.zeros(k.shape) for k in signature.kept]
+    kept = tuple(
+        np.array(k, dtype if t.dtype == "float32" else t.dtype)
+        for k, t in zip(kept, signature.kept, strict=True)
+    )
     out = tuple(np.full(t.shape, np.nan, dtype) for t in signature.tops)
     given = bottoms
     if in_place:
