@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netc.data.blob import BlobSource
 from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
 from netc.data.rows import RowSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.errors import NetcError, Span, fail
+from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 
@@ -29,6 +31,7 @@ _SOURCES: dict[type[Layer], Any] = {
     Data: DatumSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,
+    BlobFile: BlobSource,
 }
 
 

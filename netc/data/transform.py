@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from netc.data.blob import read_blob
 from netc.data.source import Opening, locate_setting
 from netc.errors import Span, fail
 from netc.layers.data import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
-from netc.schema import weights_pb2
 
 Image = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -120,26 +119,13 @@ def read_mean(path: Path) -> NDArray[np.float32]:
 
     Raises NetcError for a file that is not one.
     """
-    span = Span(str(path))
-    try:
-        blob = weights_pb2.BlobProto.FromString(path.read_bytes())
-    except OSError as error:
-        raise fail("the mean file cannot be read", span=span, got=error.strerror) from error
-    except DecodeError as error:
-        raise fail("this is not a mean file", span=span, expected="a BlobProto") from error
-    if blob.HasField("shape"):
-        shape = tuple(blob.shape.dim)
-    else:
-        shape = (blob.num, blob.channels, blob.height, blob.width)
-    values = np.frombuffer(weights_pb2.array_bytes(blob, "data"), "<f4")
-    if not values.size:
-        values = np.frombuffer(weights_pb2.array_bytes(blob, "double_data"), "<f8")
-    image = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
-    if len(image) != 3 or min(image) <= 0 or BlobType(image).count != values.size:
+    blob = read_blob(path, "mean file")
+    image = blob[0] if blob.ndim == 4 and len(blob) == 1 else blob
+    if image.ndim != 3 or not image.size:
         raise fail(
             "this is not a mean file",
-            span=span,
-            expected="one image (1, channels, height, width) with a value for each pixel",
-            got=f"{values.size} values of shape {BlobType(shape)}",
+            span=Span(str(path)),
+            expected="one image (1, channels, height, width)",
+            got=f"{blob.size} values of shape {BlobType(blob.shape)}",
         )
-    return values.astype(np.float32).reshape(image)
+    return image
