@@ -408,7 +408,7 @@ class _Builder:
         """
         uses = []
         for i, declared in enumerate(signature.params):
-            declared.filler.check()
+            declared.filler.check(declared.shape)
             given = bool(specs)
             spec = specs.pop(0) if specs else netc_pb2.ParamSpec()
             if declared.frozen and given and spec.lr_mult != 0:
