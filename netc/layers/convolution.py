@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from netc.layers.activation import Engine
 from netc.layers.fillers import Filler
@@ -65,9 +65,10 @@ class Windowed(Layer):
             # kernel is too large by less than a stride.
             places = int((size + 2 * pad - reach) / stride) + 1
             if places < 1:
+                seen = "kernel" if dilation == 1 else "dilation * (kernel - 1) + 1"
                 raise Refusal(
                     "the kernel is larger than the bottom",
-                    expected=f"kernel <= {size + 2 * pad}, the size with its padding",
+                    expected=f"{seen} <= {size + 2 * pad}, the size with its padding",
                     got=f"kernel {kernel}, dilation {dilation}, pad {pad}, bottom of shape {x}",
                     setting=self._source_of("kernel_size"),
                 )
@@ -140,7 +141,10 @@ class Windowed(Layer):
 
 @dataclass(frozen=True)
 class Filtering(Windowed):
-    """Base of Convolution and Deconvolution: weights between windows and what they see."""
+    """Base of Convolution and Deconvolution: weights between windows and what they see.
+
+    One of bottom and top is the image under the windows, the other has a value per window.
+    """
 
     num_output: int = 0
     bias_term: bool = True
@@ -151,6 +155,24 @@ class Filtering(Windowed):
     bottoms: ClassVar[Arity] = at_least(1)
     tops: ClassVar[Arity] = at_least(1)
     tops_match_bottoms: ClassVar[bool] = True
+    #: The top is the image.
+    transposed: ClassVar[bool] = False
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        channels = self._check(*bottoms)
+        x = bottoms[0]
+        slides = self.slides(x)
+        windows, image = self.num_output, channels
+        sizes = [s.places for s in slides]
+        if self.transposed:
+            windows, image = image, windows
+            sizes = [s.pixels for s in slides]
+        top = BlobType((*x.shape[: x.axis(self.axis)], self.num_output, *sizes))
+        weight = (windows, image // self.group, *(s.kernel for s in slides))
+        params = [ParamType(weight, self.weight_filler)]
+        if self.bias_term:
+            params.append(ParamType((self.num_output,), self.bias_filler))
+        return Signature((top,) * len(bottoms), tuple(params))
 
     def _check(self, *bottoms: BlobType) -> int:
         """Return the number of channels; refuse what does not fit together."""
@@ -186,43 +208,78 @@ class Filtering(Windowed):
                 )
         return channels
 
-    def _params(self, weight: tuple[int, ...]) -> tuple[ParamType, ...]:
-        bias = (ParamType((self.num_output,), self.bias_filler),) if self.bias_term else ()
-        return (ParamType(weight, self.weight_filler), *bias)
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        compute = scatter if self.transposed else gather
+        bias = call.params[1] if self.bias_term else None
+        slides = self.slides(BlobType(call.bottoms[0].shape))
+        tops = []
+        for x, out in zip(call.bottoms, call.out, strict=True):
+            y = images(out, self.axis)
+            compute(call.xp, images(x, self.axis), call.params[0], bias, slides, self.group, y)
+            tops.append(out if y is out else y.reshape(out.shape))
+        return tuple(tops)
 
     def backward_reads(self) -> Reads:
         return Reads.BOTTOM
 
-    def _lower(
-        self,
-        op: str,
-        g: OnnxBuilder,
-        bottoms: tuple[Value, ...],
-        params: tuple[Value, ...],
-        slides: tuple[Slide, ...],
-        end_pads: list[int],
+    def backward(self, call: BackwardCall) -> Gradients:
+        xp, weight = call.xp, call.params[0]
+        compute = gather if self.transposed else scatter
+        slides = self.slides(BlobType(call.bottoms[0].shape))
+        dw = xp.zeros(weight.shape, weight.dtype) if call.wants_params[0] else None
+        db = 0 if self.bias_term and call.wants_params[1] else None
+        dxs = []
+        for bottom, top_diff, wanted in zip(
+            call.bottoms, call.top_diffs, call.wants_bottoms, strict=True
+        ):
+            x, dy = images(bottom, self.axis), images(top_diff, self.axis)
+            if dw is not None:
+                small, image = (x, dy) if self.transposed else (dy, x)
+                add_weight_gradient(xp, small, image, slides, self.group, dw)
+            if db is not None:
+                db = db + sum_per_channel(dy)
+            dx = xp.empty(bottom.shape, dy.dtype) if wanted else None
+            if wanted:
+                compute(xp, dy, weight, None, slides, self.group, images(dx, self.axis))
+            dxs.append(dx)
+        return Gradients(tuple(dxs), (dw, db) if self.bias_term else (dw,))
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        per_window = math.prod(signature.params[0].shape[1:])
+        return per_window * sum(b.count for b in (bottoms if self.transposed else signature.tops))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
-        """Add a Conv or ConvTranspose per bottom, with exactly one batch axis and some spatial."""
-        top = self.infer(*(BlobType(x.shape) for x in bottoms)).tops[0]
-        axis = self.axis % top.axes
-        flat = not slides
-        if flat:
-            slides, end_pads = (Slide(1, 1, 1),), [0]
-        attributes: dict[str, Any] = {
-            "group": self.group,
-            "kernel_shape": [s.kernel for s in slides],
-            "strides": [s.stride for s in slides],
-            "dilations": [s.dilation for s in slides],
-            "pads": [s.pad for s in slides] + end_pads,
-        }
-        weight = g.reshape(params[0], (*params[0].shape, 1)) if flat else params[0]
-        if axis == 1 and not flat:
-            return tuple(g.op(op, x, weight, *params[1:], **attributes) for x in bottoms)
+        op = "ConvTranspose" if self.transposed else "Conv"
+        x = BlobType(bottoms[0].shape)
+        top = self.infer(x).tops[0]
+        axis = x.axis(self.axis)
+        slides = self.slides(x)
+        weight = params[0]
+        sizes = x.shape[axis + 1 :]
+        if not slides:
+            # ONNX wants at least one spatial axis.
+            slides, sizes = (Slide(1, 1, 1),), (1,)
+            weight = g.reshape(weight, (*weight.shape, 1))
+        image = (x.span(0, axis), x.shape[axis], *sizes)
+        # A window that is there because the division dropped a negative fraction reaches past the
+        # padding.
+        ends = [max(s.pad, s.end_pad) for s in slides]
         tops = []
-        for x in bottoms:
-            sizes = (1,) if flat else x.shape[axis + 1 :]
-            image = g.reshape(x, (math.prod(x.shape[:axis]), x.shape[axis], *sizes))
-            tops.append(g.reshape(g.op(op, image, weight, *params[1:], **attributes), top.shape))
+        for bottom in bottoms:
+            y = g.op(
+                op,
+                bottom if image == x.shape else g.reshape(bottom, image),
+                weight,
+                *params[1:],
+                group=self.group,
+                kernel_shape=[s.kernel for s in slides],
+                strides=[s.stride for s in slides],
+                dilations=[s.dilation for s in slides],
+                pads=[s.pad for s in slides] + ends,
+            )
+            tops.append(y if image == x.shape else g.reshape(y, top.shape))
         return tuple(tops)
 
 
@@ -242,57 +299,6 @@ class Convolution(Filtering):
     IWFHR 2006.
     """
 
-    def infer(self, *bottoms: BlobType) -> Signature:
-        channels = self._check(*bottoms)
-        x = bottoms[0]
-        slides = self.slides(x)
-        top = (*x.shape[: x.axis(self.axis)], self.num_output, *(s.places for s in slides))
-        weight = (self.num_output, channels // self.group, *(s.kernel for s in slides))
-        return Signature((BlobType(top),) * len(bottoms), self._params(weight))
-
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        bias = call.params[1] if self.bias_term else None
-        slides = self.slides(BlobType(call.bottoms[0].shape))
-        tops = []
-        for x, out in zip(call.bottoms, call.out, strict=True):
-            y = images(out, self.axis)
-            gather(call.xp, images(x, self.axis), call.params[0], bias, slides, self.group, y)
-            tops.append(out if y is out else y.reshape(out.shape))
-        return tuple(tops)
-
-    def backward(self, call: BackwardCall) -> Gradients:
-        xp, weight = call.xp, call.params[0]
-        slides = self.slides(BlobType(call.bottoms[0].shape))
-        dw = xp.zeros(weight.shape, weight.dtype) if call.wants_params[0] else None
-        db = 0 if self.bias_term and call.wants_params[1] else None
-        dxs = []
-        for x, top_diff, wanted in zip(
-            call.bottoms, call.top_diffs, call.wants_bottoms, strict=True
-        ):
-            dy = images(top_diff, self.axis)
-            if dw is not None:
-                add_weight_gradient(xp, dy, images(x, self.axis), slides, self.group, dw)
-            if db is not None:
-                db = db + sum_per_channel(dy)
-            dx = xp.zeros(x.shape, dy.dtype) if wanted else None
-            if wanted:
-                scatter(xp, dy, weight, slides, self.group, images(dx, self.axis))
-            dxs.append(dx)
-        return Gradients(tuple(dxs), (dw, db) if self.bias_term else (dw,))
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        slides = self.slides(BlobType(bottoms[0].shape))
-        # A window that is there because the division dropped a negative fraction reaches past the
-        # padding.
-        end_pads = [max(s.pad, s.end_pad) for s in slides]
-        return self._lower("Conv", g, bottoms, params, slides, end_pads)
-
-    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        per_output = math.prod(signature.params[0].shape[1:])
-        return sum(top.count for top in signature.tops) * per_output
-
 
 @layer("Deconvolution", "convolution_param")
 @dataclass(frozen=True)
@@ -306,6 +312,8 @@ class Deconvolution(Filtering):
     `bias_term` is false.
     Source: Zeiler et al., CVPR 2010; for up-sampling, Long et al., CVPR 2015.
     """
+
+    transposed: ClassVar[bool] = True
 
     def slides(self, x: BlobType) -> tuple[Slide, ...]:
         """Return how the kernel slides over the top, with a place for each value of the bottom."""
@@ -322,54 +330,6 @@ class Deconvolution(Filtering):
                 )
             found.append(Slide(pixels, size, kernel, stride, pad, dilation))
         return tuple(found)
-
-    def infer(self, *bottoms: BlobType) -> Signature:
-        channels = self._check(*bottoms)
-        x = bottoms[0]
-        slides = self.slides(x)
-        top = (*x.shape[: x.axis(self.axis)], self.num_output, *(s.pixels for s in slides))
-        weight = (channels, self.num_output // self.group, *(s.kernel for s in slides))
-        return Signature((BlobType(top),) * len(bottoms), self._params(weight))
-
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        slides = self.slides(BlobType(call.bottoms[0].shape))
-        tops = []
-        for x, out in zip(call.bottoms, call.out, strict=True):
-            y = images(out, self.axis)
-            y[...] = call.params[1].reshape(-1, *[1] * len(slides)) if self.bias_term else 0
-            scatter(call.xp, images(x, self.axis), call.params[0], slides, self.group, y)
-            tops.append(out if y is out else y.reshape(out.shape))
-        return tuple(tops)
-
-    def backward(self, call: BackwardCall) -> Gradients:
-        xp, weight = call.xp, call.params[0]
-        slides = self.slides(BlobType(call.bottoms[0].shape))
-        dw = xp.zeros(weight.shape, weight.dtype) if call.wants_params[0] else None
-        db = 0 if self.bias_term and call.wants_params[1] else None
-        dxs = []
-        for x, top_diff, wanted in zip(
-            call.bottoms, call.top_diffs, call.wants_bottoms, strict=True
-        ):
-            dy = images(top_diff, self.axis)
-            if dw is not None:
-                add_weight_gradient(xp, images(x, self.axis), dy, slides, self.group, dw)
-            if db is not None:
-                db = db + sum_per_channel(dy)
-            dx = xp.empty(x.shape, dy.dtype) if wanted else None
-            if wanted:
-                gather(xp, dy, weight, None, slides, self.group, images(dx, self.axis))
-            dxs.append(dx)
-        return Gradients(tuple(dxs), (dw, db) if self.bias_term else (dw,))
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        slides = self.slides(BlobType(bottoms[0].shape))
-        return self._lower("ConvTranspose", g, bottoms, params, slides, [s.pad for s in slides])
-
-    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        per_input = math.prod(signature.params[0].shape[1:])
-        return sum(bottom.count for bottom in bottoms) * per_input
 
 
 @layer("Im2col", "convolution_param")
@@ -472,16 +432,21 @@ def scatter(
     xp: ArrayNamespace,
     small: Array,
     weight: Array,
+    bias: Array | None,
     slides: tuple[Slide, ...],
     group: int,
     image: Array,
 ) -> None:
-    """Add to `image` under each window its weights times the window's value."""
+    """Write to `image` the bias plus, under each window, its weights times the window's value."""
+    image[...] = 0 if bias is None else bias.reshape(-1, *[1] * len(slides))
     matrix = weight.reshape(group, weight.shape[0] // group, -1).swapaxes(1, 2)
     for some in _a_few(image, slides):
         target = image[some]
         n, channels = target.shape[:2]
-        columns = xp.matmul(matrix, _batch_last(xp, small[some], group))
+        values = _batch_last(xp, small[some], group)
+        # With one value per group (depthwise), the product is an outer one: matmul takes 3 times
+        # as long for it.
+        columns = matrix * values if matrix.shape[2] == 1 else xp.matmul(matrix, values)
         shape = (channels, *(s.kernel for s in slides), n, *(s.places for s in slides))
         fold(columns.reshape(shape), slides, target)
 
