@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import checker, helper, numpy_helper, shape_inference
+from onnx import checker, helper, shape_inference
 
 from netc._version import __version__
 from netc.errors import Problems, fail
@@ -24,6 +24,7 @@ from netc.export.builder import (
     ir_version,
     type_proto,
 )
+from netc.export.fold import fold_scales
 from netc.export.names import Interface, name_nodes, name_tensors
 from netc.export.session import DEFAULT_OPSET, OLDEST_OPSET, latest_opset
 from netc.graph.types import Blob, Graph, Node, Param, ParamUse
@@ -77,7 +78,8 @@ def export(
     builder = Builder(opset)
     blobs = _lower(graph, params, builder, open_blobs(graph) if batch == "dynamic" else frozenset())
     outputs = _outputs(builder, graph, ends.outputs, blobs)
-    operators = _needed(builder.operators, outputs.values())
+    named = {*(blobs[key] for key in graph.last.values()), *outputs.values()}
+    operators = fold_scales(_needed(builder.operators, outputs.values()), named)
     model = _assemble(graph, ends, blobs, outputs, operators, opset)
     properties = {"netc.version": __version__, "netc.net": graph.name} | dict(metadata or {})
     helper.set_model_props(model, dict(sorted(properties.items())))
@@ -296,45 +298,45 @@ def _assemble(
     opset: int,
 ) -> onnx.ModelProto:
     names = name_tensors(graph, ends, blobs, outputs, operators, opset)
-    nodes = []
-    titles = name_nodes(graph, {**blobs, **outputs}, operators)
-    for name, operator in zip(titles, operators, strict=True):
-        node = helper.make_node(
-            operator.type,
-            [names[tensor] if tensor else "" for tensor in operator.inputs],
-            [names[tensor] for tensor in operator.outputs],
-            name=name,
-        )
-        node.attribute.extend(operator.attributes)
-        nodes.append(node)
     used = dict.fromkeys(tensor for operator in operators for tensor in operator.inputs if tensor)
-    constants = [tensor for tensor in used if tensor.data is not None]
-    _check_size(constants)
+    constants = {names[tensor]: tensor.data for tensor in used if tensor.data is not None}
+    _check_size(constants.values())
     last = set(outputs.values())
     inner = [t for operator in operators for t in operator.outputs if t not in last]
-    return helper.make_model(
-        helper.make_graph(
-            nodes,
-            # ONNX wants a name here, Caffe does not.
-            graph.name or "net",
-            [_value_info(names, blobs[key]) for key in ends.inputs],
-            [_value_info(names, tensor) for tensor in outputs.values()],
-            [numpy_helper.from_array(t.data, names[t]) for t in constants if t.data is not None],
-            value_info=[_value_info(names, tensor) for tensor in inner],
-        ),
-        opset_imports=[helper.make_opsetid("", opset)],
+    model = onnx.ModelProto(
         ir_version=ir_version(opset),
         producer_name="netc",
         producer_version=__version__,
+        opset_import=[helper.make_opsetid("", opset)],
+        # ONNX wants a name here, Caffe does not.
+        graph=onnx.GraphProto(name=graph.name or "net"),
     )
+    model.graph.input.extend(_value_info(names, blobs[key]) for key in ends.inputs)
+    model.graph.output.extend(_value_info(names, tensor) for tensor in outputs.values())
+    model.graph.value_info.extend(_value_info(names, tensor) for tensor in inner)
+    titles = name_nodes(graph, {**blobs, **outputs}, operators)
+    for name, operator in zip(titles, operators, strict=True):
+        node = model.graph.node.add(name=name, op_type=operator.type)
+        node.input.extend(names[tensor] if tensor else "" for tensor in operator.inputs)
+        node.output.extend(names[tensor] for tensor in operator.outputs)
+        node.attribute.extend(operator.attributes)
+    for name, data in constants.items():
+        # Written in place: onnx's own constructors copy all weights several times.
+        model.graph.initializer.add(
+            name=name,
+            dims=data.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(data.dtype),
+            raw_data=data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes(),
+        )
+    return model
 
 
 def _value_info(names: Mapping[Tensor, str], tensor: Tensor) -> onnx.ValueInfoProto:
     return helper.make_value_info(names[tensor], type_proto(tensor))
 
 
-def _check_size(constants: Iterable[Tensor]) -> None:
-    size = sum(tensor.data.nbytes for tensor in constants if tensor.data is not None)
+def _check_size(constants: Iterable[Array]) -> None:
+    size = sum(data.nbytes for data in constants)
     if size > _LARGEST:
         raise fail(
             "the weights do not fit in an ONNX file",

@@ -156,6 +156,8 @@ class Bias(Broadcasting):
 
     filler: Filler | None = None
 
+    param_names: ClassVar[tuple[str, ...]] = ("bias",)
+
     def infer(self, *bottoms: BlobType) -> Signature:
         shape = self.operand(*bottoms)
         params = () if len(bottoms) == 2 else (ParamType(shape, self.filler or Filler()),)

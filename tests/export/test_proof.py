@@ -91,6 +91,15 @@ def test_a_small_error_in_a_weight_is_found(size: float) -> None:
     assert not parity(model, forward_of(graph, params), threads=1).ok
 
 
+def test_an_output_of_small_values_is_compared_as_strictly() -> None:
+    graph, params = net()
+    params[2:] = [p * np.float32(1e-6) for p in params[2:]]
+    model = export(graph, params)
+    assert parity(model, forward_of(graph, params), threads=1).ok
+    change(model, "fc2.weight", 7, params[2].flat[7] * 1.01)
+    assert not parity(model, forward_of(graph, params), threads=1).ok
+
+
 def test_a_model_of_another_net_is_found_by_its_shape() -> None:
     graph, params = net()
     model = export(graph, params)
@@ -206,7 +215,7 @@ def test_the_table_shows_each_output_with_its_tolerance_and_the_reason() -> None
         "a       2x4    1.25e-07  2.00e-07  1.00e-05  ok",
         "b       2x5    1.25e-07  2.00e-07  1.00e-05  ok",
     ]
-    assert "float32 sums depend on their order" in "\n".join(lines)
+    assert "largest magnitude, as float32 sums\n         depend on their order" in "\n".join(lines)
     assert "  seed 1: data (2, 6) in 0..1" in lines
 
 
