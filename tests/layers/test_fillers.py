@@ -109,6 +109,7 @@ def test_a_sparse_unit_keeps_about_as_many_inputs_as_it_says() -> None:
     values = draw(Filler("gaussian", sparse=3), (50, 1000))
     # 60 of 1000 on average: a fraction of sparse / shape[0], not of the inputs.
     assert 40 < np.count_nonzero(values, axis=1).mean() < 80
+    assert abs(np.count_nonzero(draw(Filler("gaussian", sparse=1), (2, 10000))) - 10000) < 500
     assert np.count_nonzero(draw(Filler("gaussian", sparse=0), (50, 20))) == 0
     assert np.count_nonzero(draw(Filler("gaussian", sparse=80), (50, 20))) == 1000
 

@@ -297,6 +297,13 @@ def test_sigmoid_cross_entropy(
     assert value(run) == pytest.approx(want, rel=1e-10, abs=1e-12)
 
 
+def test_a_target_is_ignored_by_its_integer_part() -> None:
+    layer = SigmoidCrossEntropyLoss(ignore_label=1, normalization=VALID)
+    run = forward(layer, [np.array([[0.0, 5, 5]]), np.array([[0.9, 1.4, 1]])])
+    assert value(run) == pytest.approx(math.log(2))
+    assert run.backward([np.array(1.0)]).bottoms[0].tolist() == [[pytest.approx(-0.4), 0, 0]]
+
+
 def test_large_scores_keep_their_digits() -> None:
     x = np.array([[200.0, -200, 1e30, -1e30, 30]], np.float32)
     for target, want in ((x > 0, math.log1p(math.exp(-30))), (x < 0, None)):
