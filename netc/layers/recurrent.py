@@ -47,7 +47,8 @@ class Recurrent(Layer):
     with `expose_hidden` the states (1, N, num_output) to start from. Tops: y (T, N, num_output),
     and the exposed states (1, N, num_output) after the last step.
     Params: W_x (G, K), b (G,), with a static input W_s (G, K_s), W_h (G, num_output), then those of
-    the subclass; G is num_output for each of its gates.
+    the subclass; G is num_output for each of its gates. `debug_info`, by which Caffe prints the net
+    that it unrolls, has nothing to print here.
     """
 
     num_output: int = 0
