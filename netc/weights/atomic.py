@@ -141,7 +141,7 @@ class Staged:
                 except FileExistsError:
                     continue
                 # The lock tells others that a living process writes here. It dies with us.
-                if _lock(raw.fileno()) and os.fstat(raw.fileno()).st_nlink:
+                if _lock(raw.fileno()) is not False and os.fstat(raw.fileno()).st_nlink:
                     return raw
                 raw.close()  # another process took it for a left-over, between the two steps
 
@@ -186,7 +186,7 @@ def remove_temporaries(directory: str | Path) -> list[Path]:
             handle = os.open(name, os.O_RDWR)
             try:
                 # Without locks nobody can tell a left-over from a file under way: let it be.
-                if _can_lock and _lock(handle):
+                if _lock(handle):
                     os.unlink(name)
                     removed.append(Path(name))
             finally:
@@ -208,17 +208,16 @@ def sync_directory(directory: str | Path) -> None:
         os.close(handle)
 
 
-_can_lock = sys.platform != "win32"
-
-
-def _lock(handle: int) -> bool:
-    """Take the lock of a temporary file; say whether it was free."""
+def _lock(handle: int) -> bool | None:
+    """Take the lock of a temporary file: False if another has it, None if there are no locks."""
     if sys.platform == "win32":
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system without them
+        return None
     return True
 
 

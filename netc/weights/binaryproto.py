@@ -389,6 +389,9 @@ def read_single_blob(file: BinaryIO, path: str) -> SavedBlob:
     with explained(Place(path, "blob file"), file):
         try:
             blob = read_blob_message(reader, reader.size, diffs=False)
+            if not blob.data.size:
+                # Of other messages, and of a file cut early, an empty blob may be all that is seen.
+                raise BadBlob("there are no values in it")
         except BadBlob as bad:
             guess = guess_message(file)
             if guess and "blob file" not in guess:

@@ -173,7 +173,8 @@ def _layer_groups(
                     got=f"a dataset '{link}'",
                 )
             continue
-        name = _text_attribute(member, NAME) or prefix + link
+        # An empty name is one too.
+        name = _text_attribute(member, NAME) if NAME in member.attrs else prefix + link
         inner = [isinstance(thing, h5py.Group) for thing in member.values()]
         if not inner or not all(inner):
             yield name, member

@@ -139,6 +139,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [other.name]
 
 
+def test_without_locks_nothing_is_taken_for_a_left_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(atomic.fcntl, "flock", flock)
+    with Staged(tmp_path / "a") as first, Staged(tmp_path / "b") as second:
+        first.commit()
+        second.commit()
+    assert names(tmp_path) == ["a", "b"]
+
+
 def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "model_iter_0.caffemodel")
     assert names(tmp_path) == []
@@ -186,9 +199,11 @@ def test_a_read_only_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_file_that_may_not_grow(tmp_path: Path, name: str, limit: int) -> None:
     path = tmp_path / name
     path.write_bytes(b"old")
-    with pytest.raises(NetcError, match="larger than the file system or a limit") as error:
-        with file_size_limit(limit):
-            write_weights(path, weights_of(1, 50_000))
+    with (
+        file_size_limit(limit),
+        pytest.raises(NetcError, match="larger than the file system or a limit") as error,
+    ):
+        write_weights(path, weights_of(1, 50_000))
     assert str(path) in str(error.value)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == [name]

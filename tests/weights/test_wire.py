@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from netc.schema import netc_pb2
 from netc.weights import wire
 from netc.weights.wire import FIXED32, FIXED64, LENGTH, START_GROUP, VARINT, Truncated, WireError
-from tests.weights.wire_samples import bytes_field, number_field, packed, tag, unpacked
+from tests.weights.samples import bytes_field, number_field, packed, tag, unpacked
 
 F4 = np.dtype("<f4")
 
