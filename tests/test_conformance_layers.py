@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.errors import NetcError
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.runtime import Executor
@@ -94,14 +93,20 @@ def test_the_vectors_are_here() -> None:
     assert len(VECTORS) == 274
 
 
+# The number of items behind Filter depends on the data, and a plan's shapes do not.
+DATA_DEPENDENT = pytest.mark.xfail(strict=True, reason="shapes that depend on the data")
+
+
 @pytest.mark.parametrize("keep", ["", "all"], ids=["shared", "kept"])
-@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[DATA_DEPENDENT] if path.stem == "filter__some" else [])
+        for path in VECTORS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_vector(path: Path, keep: str) -> None:
-    if path.stem == "pooling__max_empty_window":
-        # Caffe writes outside its buffer in the backward pass of this one: netc refuses it.
-        with pytest.raises(NetcError, match="window"):
-            Case(path, keep)
-        return
     case = Case(path, keep)
     case.forward()
     case.check_forward(keep)

@@ -6,7 +6,7 @@ Infer every shape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,8 +137,7 @@ class _Builder:
     current: dict[str, str | None] = field(default_factory=dict)
     read: dict[str, str] = field(default_factory=dict)
 
-    # -- one layer of the text
-    # -----------------------------------------------------------------------------
+    # -- one layer of the text ---------------------------------------------------------------------
 
     def add(self, index: int, message: netc_pb2.LayerParameter) -> None:
         span = self.source.span("layer", index)
@@ -163,17 +162,10 @@ class _Builder:
                 self.current[name] = None
 
     def _place(self, refusal: Refusal, index: int, message: netc_pb2.LayerParameter) -> NetcError:
-        """Point at the setting that a rule complained about, if the text has it."""
-        span = self.source.span("layer", index)
-        if refusal.setting:
-            for path in (
-                (refusal.setting,),
-                *((p, refusal.setting) for p in _param_fields(message)),
-            ):
-                span = max(span, self.source.span("layer", index, *path))
+        """Point at the setting that a rule complained about, where the text has it."""
         return fail(
             refusal.what,
-            span=span,
+            span=self.source.span("layer", index, *_path(refusal.setting, message)),
             expected=refusal.expected,
             got=refusal.got,
             hint=refusal.hint,
@@ -208,7 +200,7 @@ class _Builder:
                 "more param messages than learnable params",
                 expected=f"at most {n_params} param {{ }} for this layer",
                 got=f"{len(message.param)}",
-                setting="param",
+                setting=f"param.{n_params}",
             )
         for key, name in zip(keys, message.bottom, strict=True):
             self._note_read(key, message.name, name in in_place)
@@ -254,8 +246,7 @@ class _Builder:
             )
         return layer
 
-    # -- blobs
-    # ---------------------------------------------------------------------------------------------
+    # -- blobs -------------------------------------------------------------------------------------
 
     def _check_tops(self, layer: Layer, bottoms: list[str], tops: list[str]) -> frozenset[str]:
         """Refuse a name that is produced twice; return the names written in place."""
@@ -309,8 +300,7 @@ class _Builder:
         self.current[name] = key
         return key
 
-    # -- nodes
-    # ---------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def _add_node(
         self,
@@ -391,8 +381,7 @@ class _Builder:
             )
             keys |= dict(zip(part.tops, self.nodes[-1].tops, strict=True))
 
-    # -- params
-    # --------------------------------------------------------------------------------------------
+    # -- params ------------------------------------------------------------------------------------
 
     def _params(
         self,
@@ -416,7 +405,7 @@ class _Builder:
                     f"param {i} holds statistics, which no solver may change",
                     expected="param { lr_mult: 0 }, or no param message",
                     got=f"lr_mult {spec.lr_mult:g}",
-                    setting="param",
+                    setting=f"param.{i}",
                 )
             lr_given, decay_given = spec.HasField("lr_mult"), spec.HasField("decay_mult")
             lr = spec.lr_mult if lr_given else declared.lr_mult
@@ -451,7 +440,7 @@ class _Builder:
                 hint=""
                 if permissive or BlobType(shape).count != BlobType(owner.shape).count
                 else "the counts agree: param { share_mode: PERMISSIVE } shares it all the same",
-                setting="param",
+                setting=f"param.{i}",
             )
         rates = {}
         for rate, was_given in (("lr_mult", opened.lr_given), ("decay_mult", opened.decay_given)):
@@ -463,7 +452,7 @@ class _Builder:
                     f"shared param '{spec.name}' has mismatched {rate}",
                     expected=f"{rate} {getattr(owner, rate):g}, as in layer '{opened.user}'",
                     got=f"{rate} {value:g}",
-                    setting="param",
+                    setting=f"param.{i}",
                 )
             rates[rate] = value
         self.params[number] = _OpenParam(
@@ -496,11 +485,27 @@ class _Builder:
         )
 
 
-def _param_fields(message: netc_pb2.LayerParameter) -> Iterator[str]:
-    """Yield the names of the parameter messages that are set."""
-    for descriptor, _ in message.ListFields():
-        if descriptor.message_type is not None and descriptor.name.endswith("_param"):
-            yield descriptor.name
+def _path(setting: str, message: netc_pb2.LayerParameter) -> tuple[str | int, ...]:
+    """Return the path of a setting in a layer's message: () unless it, or where it belongs, is set.
+
+    "param.1" is the second value of a repeated field.
+    """
+    name, _, number = setting.partition(".")
+    if not name:
+        return ()
+    index = (int(number),) if number else ()
+    holders = [
+        descriptor.name
+        for descriptor, _ in message.ListFields()
+        if descriptor.message_type is not None and not descriptor.is_repeated
+    ]
+    for path, holder in (((), message), *(((h,), getattr(message, h)) for h in holders)):
+        if name in (descriptor.name for descriptor, _ in holder.ListFields()):
+            return (*path, name, *index)
+    for h in holders:
+        if name in getattr(message, h).DESCRIPTOR.fields_by_name:
+            return (h,)
+    return ()
 
 
 def _check_counts(layer: Layer, n_bottoms: int, n_tops: int) -> None:

@@ -33,8 +33,8 @@ class Phase(enum.Enum):
 class Refusal(Exception):
     """A layer's answer to bottoms or settings that it cannot work with.
 
-    `setting` names the schema field to point at, "" for the layer as a whole. The caller adds the
-    place.
+    `setting` names the schema field to point at ("param.1": its second value), "" for the layer as
+    a whole. The caller adds the place.
     """
 
     def __init__(

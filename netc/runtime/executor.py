@@ -84,26 +84,71 @@ class Executor:
             self._array(param.shape) if i in wanted else None
             for i, param in enumerate(graph.params)
         ]
-        self._arena = backend.allocate(plan.arena_bytes)
-        self._storages = [
-            backend.allocate(storage.nbytes)
-            if storage.offset is None
-            else self._arena[storage.offset : storage.offset + storage.nbytes]
-            for storage in plan.storages
+        #: What has memory of its own, by kind, key and shape.
+        self._owned: dict[_Place, Array] = {}
+        self._lay_out(plan, {})
+
+    def use(
+        self,
+        plan: Plan,
+        *,
+        data: Mapping[str, Array] | None = None,
+        params: Mapping[int, Array] | None = None,
+    ) -> None:
+        """Go on with another plan of the same net, made for other input shapes.
+
+        Params, their gradients, feeds and the clock stay. What has memory of its own and has not
+        changed its shape stays where it is, with its content: arrays that were handed out go on
+        being those of the net, and so does recurrent state. `data` gives arrays for blobs to lie
+        in, by key; `params` puts other arrays in the place of params, by index.
+        """
+        for index, array in (params or {}).items():
+            self.params[index] = array
+        self._lay_out(plan, data or {})
+
+    def _lay_out(self, plan: Plan, given: Mapping[str, Array]) -> None:
+        """Give every buffer its place, and prepare the steps."""
+        places = {
+            plan.buffers[plan.data[key]].storage: array.reshape(-1).view("uint8")
+            for key, array in given.items()
+        }
+        sizes = [0] * len(plan.storages)
+        for buffer in plan.buffers:
+            sizes[buffer.storage] = max(sizes[buffer.storage], buffer.nbytes)
+        owners = _owners(plan)
+        taken: set[int] = set()
+        for what, storage in owners.items():
+            memory = self._owned.get(what)
+            # Two that lay in one place before need not do so now.
+            if memory is None or storage in places or id(memory) in taken:
+                continue
+            if memory.nbytes >= sizes[storage]:
+                places[storage] = memory
+                taken.add(id(memory))
+        self.plan = plan
+        self._arena = self.backend.allocate(plan.arena_bytes)
+        storages = [
+            self._arena[storage.offset : storage.offset + storage.nbytes]
+            if storage.offset is not None
+            else places[index]
+            if index in places
+            else self.backend.allocate(storage.nbytes)
+            for index, storage in enumerate(plan.storages)
         ]
+        self._owned = {what: storages[storage] for what, storage in owners.items()}
         self._buffers = [
-            self._storages[buffer.storage][: buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+            storages[buffer.storage][: buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
             for buffer in plan.buffers
         ]
-        for blob in graph.loss_blobs:
+        for blob in plan.graph.loss_blobs:
             # Outputs in the objective start the backward pass; the others get a Fill step.
-            if blob.key in plan.diff and plan.storages[self._storage_of(blob.key)].offset is None:
+            own = owners.get(("diff", blob.key, blob.shape))
+            if own is not None and own not in places:
                 self.diff(blob.key)[...] = blob.loss_weight
         self._forward = [(step.node, self._prepare(step)) for step in plan.forward]
         self._backward = [self._prepare_backward(step) for step in plan.backward]
 
-    # -- access
-    # --------------------------------------------------------------------------------------------
+    # -- access ------------------------------------------------------------------------------------
 
     def data(self, key: str) -> Array:
         """Return the data of a blob version: a view.
@@ -171,8 +216,7 @@ class Executor:
             )
         )
 
-    # -- running
-    # -------------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def forward(self, first: int = 0, last: int | None = None) -> None:
         """Run the layers first..last (indices of nodes, both included; all by default)."""
@@ -217,15 +261,11 @@ class Executor:
                     return node, self.plan.graph.blobs[key].name
         return None
 
-    # -- preparing
-    # -----------------------------------------------------------------------------------------
+    # -- preparing ---------------------------------------------------------------------------------
 
     def _array(self, shape: tuple[int, ...]) -> Array:
         nbytes = 4 * int(np.prod(shape, dtype=np.int64))
         return self.backend.allocate(nbytes).view("float32").reshape(shape)
-
-    def _storage_of(self, key: str) -> int:
-        return self.plan.buffers[self.plan.diff[key]].storage
 
     def _prepare_backward(self, step: Step | Fill) -> tuple[int, Prepared]:
         if isinstance(step, Fill):
@@ -277,6 +317,22 @@ class Executor:
         diff = self.param_diffs[index]
         assert diff is not None, "a wanted gradient has no memory"
         return diff
+
+
+# What a buffer is for ("data", "diff", "kept"), of what, in which shape.
+_Place = tuple[str, str | tuple[int, int], tuple[int, ...]]
+
+
+def _owners(plan: Plan) -> dict[_Place, int]:
+    """Return the storages outside the arena, by what lies in them."""
+    kinds = (("data", plan.data), ("diff", plan.diff), ("kept", plan.kept))
+    found: dict[_Place, int] = {}
+    for kind, buffers in kinds:
+        for key, index in buffers.items():
+            buffer = plan.buffers[index]
+            if plan.storages[buffer.storage].offset is None:
+                found[kind, key, buffer.shape] = buffer.storage
+    return found
 
 
 def _caffes_arithmetic() -> np.errstate:

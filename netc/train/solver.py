@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netc.assemble import executor, open_feeds, shaped, shared_params
+from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import NetcError, fail
 from netc.graph.build import NetState
@@ -70,7 +70,8 @@ class Solver:
     `action` is asked between iterations; `observers` are called after each;
     `before_forward(solver)` runs before every forward pass of the training net, for those who set
     its inputs themselves. `keep` as for `plan`. `level` and `stages` are merged into the training
-    state, as Caffe's command line does. The seed is `random_seed`, or chosen and logged.
+    state, as Caffe's command line does. The seed is `random_seed`, or chosen and logged. `make` is
+    asked for the executors, with the arguments of `netc.assemble.assembled`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Solver:
         action: Callable[[], Action] = lambda: Action.NONE,
         level: int = 0,
         stages: Sequence[str] = (),
+        make: Callable[..., Executor] = assembled,
     ) -> None:
         self.source = source
         self.settings: SolverSettings = read_settings(source)
@@ -104,29 +106,29 @@ class Solver:
         train_state = _state(Phase.TRAIN, train_source.message.state, message.train_state, asked)
         #: The training net's layers as the text has them, for snapshots.
         self.messages = tuple(filter(train_state.includes, train_source.message.layer))
-        self.net: Executor = executor(
-            shaped(train_source, train_state), backend, train=True, keep=keep, seed=self.seed
+        self.net: Executor = make(
+            train_source, train_state, backend, train=True, keep=keep, seed=self.seed
         )
         self.test_nets: list[Executor] = []
         for i, test_source in enumerate(test_sources):
             override = message.test_state[i] if message.test_state else netc_pb2.NetState()
-            graph = shaped(test_source, _state(Phase.TEST, test_source.message.state, override))
+            test_state = _state(Phase.TEST, test_source.message.state, override)
             self.test_nets.append(
-                executor(
-                    graph,
+                make(
+                    test_source,
+                    test_state,
                     backend,
                     train=False,
                     keep=keep,
                     seed=self.seed,
-                    params=shared_params(graph, self.net),
+                    sharing=self.net,
                 )
             )
         self.rule: UpdateRule = RULES[self.settings.type](self.settings, self.net.plan.graph.params)
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
         self._last_display = (0, time.monotonic())
 
-    # -- state
-    # ---------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -158,8 +160,7 @@ class Solver:
         prefix = self.settings.snapshot_prefix or str(name)
         return str(Path(prefix) / name.name) if Path(prefix).is_dir() else prefix
 
-    # -- the loop
-    # ------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def solve(self) -> None:
         """Train to max_iter, with the last snapshot and test as Caffe makes them."""
@@ -270,8 +271,7 @@ class Solver:
             else "the data itself is not finite",
         )
 
-    # -- display and test
-    # ----------------------------------------------------------------------------------
+    # -- display and test --------------------------------------------------------------------------
 
     def _displays_now(self) -> bool:
         return bool(self.settings.display) and self.iter % self.settings.display == 0
@@ -354,8 +354,7 @@ class Solver:
         for observe in self.observers:
             observe(progress)
 
-    # -- snapshots
-    # -----------------------------------------------------------------------------------------
+    # -- snapshots ---------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[Path, Path]:
         """Write weights and solver state, each atomically; return both paths."""

@@ -16,12 +16,14 @@ from netc.plan import Plan, plan
 from tests.support.nets import executor_of, graph_of, net_texts, set_inputs
 
 LENET_HEAD = """
-layer { name: "in" type: "Input" top: "x" top: "t" input_param { shape { dim: 4 dim: 3 } shape {
-dim: 4 dim: 2 } } } layer { name: "ip1" type: "InnerProduct" bottom: "x" top: "h"
-inner_product_param { num_output: 5 weight_filler { type: "xavier" } } } layer { name: "relu" type:
-"ReLU" bottom: "h" top: "h" } layer { name: "ip2" type: "InnerProduct" bottom: "h" top: "y" %s
-inner_product_param { num_output: 2 weight_filler { type: "xavier" } } } layer { name: "loss" type:
-"EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }
+layer { name: "in" type: "Input" top: "x" top: "t"
+        input_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } } }
+layer { name: "ip1" type: "InnerProduct" bottom: "x" top: "h"
+        inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "h" top: "h" }
+layer { name: "ip2" type: "InnerProduct" bottom: "h" top: "y" %s
+        inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }
 """
 
 
@@ -61,16 +63,13 @@ def test_a_blob_that_backward_reads_is_not_overwritten() -> None:
 
 
 def test_views_cost_no_step() -> None:
-    text = (
-        (LENET_HEAD % "")
-        .replace(
-            '{ name: "relu" type: "ReLU" bottom: "h" top: "h" }',
-            '{ name: "flat" type: "Flatten" bottom: "h" top: "f" }',
-        )
-        .replace('bottom: "h" top: "y"', 'bottom: "f" top: "y"')
+    text = (LENET_HEAD % "").replace(
+        'type: "ReLU" bottom: "h" top: "h"', 'type: "Flatten" bottom: "h" top: "f"'
     )
-    p = planned(text)
-    assert "flat" not in [p.graph.nodes[s.node].name for s in p.forward]
+    p = planned(text.replace('bottom: "h" top: "y"', 'bottom: "f" top: "y"'))
+    assert p.graph.nodes[2].type == "Flatten"
+    assert 2 not in [step.node for step in p.forward]
+    assert p.buffers[p.data["h"]].storage == p.buffers[p.data["f"]].storage
 
 
 def test_inference_uses_less_memory_than_training() -> None:
@@ -80,10 +79,11 @@ def test_inference_uses_less_memory_than_training() -> None:
 def test_a_label_that_depends_on_params_is_refused() -> None:
     text = """
     layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 4 dim: 3 } } }
-    layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2
-    } } layer { name: "label" type: "InnerProduct" bottom: "x" top: "l" inner_product_param {
-    num_output: 1 } } layer { name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "l" top:
-    "loss" }
+    layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+            inner_product_param { num_output: 2 } }
+    layer { name: "label" type: "InnerProduct" bottom: "x" top: "l"
+            inner_product_param { num_output: 1 } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "l" top: "loss" }
     """
     with pytest.raises(NetcError) as caught:
         planned(text)
