@@ -74,6 +74,22 @@ def executor(
     return Executor(planned, backend, seed=seed, params=params, feeds=open_feeds(graph, seed))
 
 
+def assembled(
+    source: Source[netc_pb2.NetParameter],
+    state: NetState,
+    backend: Backend,
+    *,
+    train: bool,
+    keep: Iterable[str] | str = (),
+    seed: int = 0,
+    sharing: Executor | None = None,
+) -> Executor:
+    """Return the executor of a net in a state; its params are those of `sharing` where it can."""
+    graph = shaped(source, state)
+    params = shared_params(graph, sharing) if sharing else None
+    return executor(graph, backend, train=train, keep=keep, seed=seed, params=params)
+
+
 def shared_params(graph: Graph, trained: Executor) -> dict[int, Array]:
     """Return the arrays of `trained` that the params of another graph of the same net stand for.
 

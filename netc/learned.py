@@ -39,7 +39,7 @@ def weights_of(
         ]
         if node.name in by_name:
             layers.append(SavedLayer.of(by_name[node.name], blobs))
-        else:
+        elif blobs:
             layers.append(SavedLayer(node.name, tuple(blobs), node.type))
     return Weights(tuple(layers), graph.name)
 

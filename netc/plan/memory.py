@@ -120,12 +120,15 @@ class _Assignment:
 
     def _host(self, index: int, node: Node) -> int | None:
         """Return the group of bottom 0 when the tops may lie there."""
-        if self.keep_all or not node.bottoms:
+        if not node.bottoms:
             return None
         bottom = self.buffers[self.data[node.bottoms[0]]]
         group = self.groups[bottom.storage]
         if node.layer.view:
+            # Also where every blob is kept: the content is the same, and stays.
             return bottom.storage
+        if self.keep_all:
+            return None
         alone = len(node.tops) == 1 and node.bottoms.count(node.bottoms[0]) == 1
         same = alone and self.graph.blobs[node.tops[0]].shape == bottom.shape
         if node.layer.in_place and same and not group.fixed and group.last <= index:
