@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from netc.assemble import load_graph
 from netc.backends import find_backend
 from netc.errors import NetcError
-from netc.export import Forward, Session, export, parity, provenance
+from netc.export import (
+    DEFAULT_OPSET,
+    OLDEST_OPSET,
+    Forward,
+    Session,
+    export,
+    latest_opset,
+    parity,
+    provenance,
+)
 from netc.graph.deploy import deploy
 from netc.graph.types import Graph
 from netc.layers.types import Phase
@@ -125,7 +135,8 @@ def test_onnx_runtime_gives_what_caffe_computed(name: str) -> None:
             export(graph, params)
         return
     fixed = name in FIXED or name.split("__")[0] in FIXED_FAMILIES
-    models = [export(graph, params)]
+    opsets = (OLDEST_OPSET, DEFAULT_OPSET, latest_opset())
+    models = [export(graph, params, opset=opset) for opset in opsets]
     if fixed:
         with pytest.raises(NetcError, match="batch"):
             export(graph, params, batch="dynamic")
@@ -195,3 +206,46 @@ def test_any_net_is_proven_with_a_fixed_and_an_open_batch_size(text: str) -> Non
     for batch in (None, "dynamic"):
         proof = parity(export(graph, params, batch=batch), forward, seeds=(0, 2), threads=1)
         assert proof.ok, f"{proof.table()}\n{text}"
+
+
+SIZES = st.integers(1, 4)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(["MAX", "AVE"]),
+    st.sampled_from(["CEIL", "FLOOR"]),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(SIZES, SIZES),
+    st.tuples(SIZES, SIZES),
+    st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    st.sampled_from([OLDEST_OPSET, DEFAULT_OPSET, latest_opset()]),
+)
+def test_pooling_has_caffes_sizes_in_every_opset(
+    pool: str,
+    rounding: str,
+    image: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    opset: int,
+) -> None:
+    """ONNX rounds up by another rule than Caffe, and by a third one before opset 19."""
+    # Mostly what Caffe accepts: some pixels for a window, and padding below its size.
+    image = (image[0] + kernel[0] - 1, image[1] + kernel[1] - 1)
+    pad = (min(pad[0], kernel[0] - 1), min(pad[1], kernel[1] - 1))
+    text = f"""
+    layer {{ name: "in" type: "Input" top: "x"
+      input_param {{ shape {{ dim: 1 dim: 2 dim: {image[0]} dim: {image[1]} }} }} }}
+    layer {{ name: "pool" type: "Pooling" bottom: "x" top: "y" pooling_param {{
+      pool: {pool} round_mode: {rounding} kernel_h: {kernel[0]} kernel_w: {kernel[1]}
+      stride_h: {stride[0]} stride_w: {stride[1]} pad_h: {pad[0]} pad_w: {pad[1]} }} }}
+    """
+    try:
+        graph = graph_of(text, Phase.TEST)
+    except NetcError:
+        event("refused")  # as Caffe does, or it would read past the image
+        return
+    model = export(graph, [], opset=opset, batch="dynamic")
+    proof = parity(model, Forward(graph, [], find_backend("reference")), seeds=(0,), threads=1)
+    assert proof.ok, proof.table()
