@@ -1,4 +1,4 @@
-"""Nets that BVLC Caffe refuses to set up are refused too, naming the layer, before anything runs."""
+"""Nets that BVLC Caffe refuses to set up are refused, naming the layer, before anything runs."""
 
 from __future__ import annotations
 
