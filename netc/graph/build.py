@@ -292,10 +292,10 @@ class _Builder:
             self.read[key] = reader
 
     def _add_blob(self, name: str, blob_type: BlobType, top: int, weight: float) -> str:
-        version = (
-            sum(blob.name == name for blob in self.blobs.values()) if name in self.current else 0
-        )
-        key = f"{name}#{version}" if version else name
+        key, version = name, 0
+        while key in self.blobs:  # the text may itself call a blob "conv1#1"
+            version += 1
+            key = f"{name}#{version}"
         self.blobs[key] = Blob(key, name, blob_type, len(self.nodes), top, weight)
         self.current[name] = key
         return key
