@@ -1,18 +1,22 @@
-"""From a net's text to an executor: the stages in a row, for those who run nets (train, pycaffe.
+"""From a net's text to an executor: the stages in a row, for those who run nets.
 
-The command line).
+These are training, pycaffe and the command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from netc.backends.base import Backend
-from netc.data import Feed, open_feed, probe
-from netc.graph.build import NetState, build, net_state
+from netc.data import DataAbsent, Feed, Item, open_feed, probe
+from netc.errors import Span
+from netc.graph.build import NetState, Probed, build, net_state
 from netc.graph.types import Graph
-from netc.layers.types import Array, Phase
+from netc.layers.data import ImageReader, Reader
+from netc.layers.types import Array, BlobType, Layer, Phase
 from netc.plan import plan
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2, read_net
@@ -25,10 +29,12 @@ def load_graph(
     stages: Sequence[str] = (),
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    assume: bool = False,
 ) -> Graph:
-    """Read a net file and return its shaped graph for one phase."""
+    """Read a net file and return its shaped graph for one phase; the rest is as for `shaped`."""
     source = read_net(path)
-    return shaped(source, net_state(source.message, phase, level, stages), shapes=shapes)
+    state = net_state(source.message, phase, level, stages)
+    return shaped(source, state, shapes=shapes, assume=assume)
 
 
 def shaped(
@@ -36,12 +42,42 @@ def shaped(
     state: NetState,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    assume: bool = False,
 ) -> Graph:
     """Return the shaped graph of a net in a state.
 
-    Data sources are opened to learn their shapes.
+    Data sources are opened to learn their shapes. With `assume` the graph is for looking at: where
+    data is absent its shapes are those in `shapes`, else what the settings suggest, and the notes
+    say so. An upgrade of the text is noted too.
     """
-    return build(source, state, probe=probe, shapes=shapes)
+    look = partial(_probe_or_assume, shapes or {}) if assume else probe
+    graph = build(source, state, probe=look, shapes=shapes)
+    upgrades = tuple(f"{source.file}: {change}" for change in source.upgraded)
+    return replace(graph, notes=upgrades + graph.notes)
+
+
+def _probe_or_assume(
+    shapes: Mapping[str, Sequence[int]], layer: Layer, span: Span | None
+) -> Probed:
+    """Probe a layer's data; where there is none, take its items for what `shapes` says."""
+    try:
+        return probe(layer, span, assume=True)
+    except DataAbsent as absent:
+        if not isinstance(layer, Reader) or not layer.top:
+            raise
+        # Labels are one number each, whatever their layer; the shapes of other tops must be given.
+        n_needed = 1 if isinstance(layer, ImageReader) else len(layer.top)
+        if all(name in shapes for name in layer.top[:n_needed]):
+            types = tuple(BlobType(tuple(shapes[name][1:])) for name in layer.top[:n_needed])
+            return Item(types, f"{absent.what}: its shape is the one given")
+        example = " ".join(f"-shape {name}=..." for name in layer.top[:n_needed])
+        raise DataAbsent(
+            absent.what,
+            expected=absent.expected,
+            got=absent.got,
+            hint=f"{absent.hint}\n{example} does without the data".strip(),
+            setting=absent.setting,
+        ) from absent
 
 
 def open_feeds(graph: Graph, seed: int) -> dict[int, Feed]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from netc.runtime import Executor
+from netc.graph.types import Graph
+from netc.runtime import Executor, fill_param
 from netc.schema import netc_pb2
 from netc.weights import (
     LayerParams,
@@ -57,7 +59,39 @@ def load_weights(
     NetcError for files that cannot be read and for shapes that clash, before anything is copied.
     With `exact` every layer must be in the files (a snapshot's).
     """
-    graph = net.plan.graph
+    _copy(net.plan.graph, net.params, net.backend.xp, files, exact=exact, tell=tell)
+
+
+def read_params(
+    graph: Graph,
+    files: Sequence[str],
+    *,
+    fill: bool = False,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[np.ndarray]:
+    """Return the params of a net that need not run: what is in the files, by layer name.
+
+    With `fill` the layers that no file has are filled by their fillers; without it they are an
+    error, as clashes always are. `tell` is as for `load_weights`.
+    """
+    params = [np.zeros(param.shape, np.float32) for param in graph.params]
+    if fill:
+        for index in range(len(params)):
+            fill_param(graph, index, params[index], np, seed)
+    _copy(graph, params, np, files, exact=not fill, tell=tell)
+    return params
+
+
+def _copy(
+    graph: Graph,
+    params: Sequence[Any],
+    xp: Any,
+    files: Sequence[str],
+    *,
+    exact: bool,
+    tell: Callable[[str], None],
+) -> None:
     layers = [
         LayerParams(
             node.name,
@@ -74,7 +108,7 @@ def load_weights(
     found.check(complete=exact)
     for (index, position), values in found.values.items():
         use = graph.nodes[index].params[position]
-        net.params[use.param].reshape(use.shape)[...] = net.backend.xp.asarray(values)
+        params[use.param].reshape(use.shape)[...] = xp.asarray(values)
 
 
 def _host(net: Executor, array: object) -> np.ndarray:

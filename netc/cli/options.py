@@ -1,75 +1,241 @@
-"""Options that several verbs share: Caffe's flags, with one dash or two."""
+"""The verbs' flags: Caffe's, with one dash or two; and what is said of a call that has none such.
+
+As in Caffe's own tools `-flag value`, `--flag value` and `-flag=value` are the same, a name is
+never shortened, and of a flag given twice the last one counts.
+"""
 
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from netc.errors import fail
+from netc.errors import Problem, nearest
 
+if TYPE_CHECKING:
+    import logging
 
-def flag(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    """Add an option that is accepted as `-name` and as `--name`."""
-    parser.add_argument(f"-{name}", f"--{name}", **settings)
-
-
-def net_options(parser: argparse.ArgumentParser, *, phase: str) -> None:
-    """Add -model, -phase, -level and -stage."""
-    flag(parser, "model", metavar="NET", required=True, help="the net: prototxt or YAML")
-    flag(
-        parser,
-        "phase",
-        choices=("TRAIN", "TEST", "train", "test"),
-        default=phase,
-        help=f"which of the two nets in the text (default {phase})",
-    )
-    flag(parser, "level", type=int, default=0, help="level for include/exclude rules (default 0)")
-    flag(parser, "stage", default="", metavar="A,B", help="stages for include/exclude rules")
+_FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?P<value>=.*)?", re.DOTALL)
 
 
-def backend_options(parser: argparse.ArgumentParser) -> None:
-    """Add -backend and Caffe's -gpu."""
-    flag(parser, "backend", default="auto", help="auto or reference (default auto)")
-    flag(
-        parser,
-        "gpu",
-        default="",
-        metavar="ID",
-        help="accepted as in Caffe's command lines; this version runs on the CPU and says so",
-    )
+class Usage(Exception):
+    """A call that cannot be understood: told like any problem, with exit code 2."""
+
+    def __init__(self, what: str, *, expected: str = "", got: str = "", hint: str = "") -> None:
+        self.problem = Problem(what, expected=expected, got=got, hint=hint)
+        super().__init__(self.problem)
+
+    def __str__(self) -> str:
+        return self.problem.render()
 
 
-def stages(text: str) -> tuple[str, ...]:
+class Parser(argparse.ArgumentParser):
+    """The flags of one verb. `documentation` ends in lines of examples, from "example:" on."""
+
+    def __init__(self, verb: str, documentation: str) -> None:
+        description, _, example = documentation.partition("\nexample:")
+        super().__init__(
+            prog=f"netc {verb}",
+            description=description.strip(),
+            epilog=f"example:{example}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.verb = verb
+        self._required: dict[str, str] = {}
+
+    def flag(self, name: str, *, required: str = "", **settings: Any) -> None:
+        """Add a flag. `required` says in words what the verb needs it for."""
+        action = self.add_argument(f"-{name}", **settings)
+        if required:
+            self._required[action.dest] = required
+
+    def understand(self, arguments: Sequence[str]) -> argparse.Namespace | None:
+        """Return the values of all flags, None after printing help. Raises Usage."""
+        if any(word in ("-h", "-help", "--help") for word in arguments):
+            self.print_help()
+            return None
+        args, rest = self.parse_known_args(self._with_one_dash(arguments))
+        missing = [name for name in self._required if getattr(args, name) in (None, "")]
+        if rest:
+            hint = f"netc {self.verb} --help lists its flags"
+            if missing:
+                hint = f"did you mean -{missing[0]} {rest[0]}?"
+            raise Usage(f"'{rest[0]}' belongs to no flag", got=" ".join(rest), hint=hint)
+        if missing:
+            raise Usage(
+                f"the flag -{missing[0]} is missing",
+                expected="\n".join(f"-{name}: {self._required[name]}" for name in missing),
+                hint=f"netc {self.verb} --help has an example",
+            )
+        return args
+
+    def error(self, message: str) -> Any:
+        """Raise Usage for what argparse finds."""
+        if found := re.fullmatch(r"argument (-\w+): (.*)", message, re.DOTALL):
+            flag, what = found.groups()
+            if what.startswith("ignored explicit argument"):
+                raise Usage(f"the flag {flag} takes no value", expected=flag)
+            if what.startswith("expected "):
+                raise Usage(f"the flag {flag} needs a value", expected=self._say(flag))
+            raise Usage(
+                f"the flag {flag} does not take this value", expected=self._say(flag), got=what
+            )
+        if found := re.fullmatch(r"the following arguments are required: (.*)", message):
+            raise Usage(f"{found[1]} is missing", hint=f"netc {self.verb} --help has an example")
+        raise Usage(message)
+
+    def _say(self, flag: str) -> str:
+        action = self._option_string_actions[flag]
+        return f"{flag} {action.metavar or ''}: {action.help}" if action.help else ""
+
+    def _with_one_dash(self, arguments: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        known = [name[1:] for name in self._option_string_actions]
+        for i, word in enumerate(arguments):
+            if word == "--":
+                return [*found, *arguments[i:]]
+            match = _FLAG.fullmatch(word)
+            if match and match["name"] not in known:
+                hint = nearest(match["name"], known).replace("'", "-", 1).replace("'", "")
+                raise Usage(
+                    f"unknown flag {word.partition('=')[0]}",
+                    expected=", ".join(f"-{name}" for name in known),
+                    hint=hint,
+                )
+            found.append(f"-{match['name']}{match['value'] or ''}" if match else word)
+        return found
+
+
+class Rejected(argparse.ArgumentTypeError):
+    """A value that a flag does not take; the text is what is shown as `got`."""
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    """Return the reader of a value out of a few, upper or lower case."""
+
+    def read(text: str) -> str:
+        for value in known:
+            if value.lower() == text.lower():
+                return value
+        raise Rejected(f"'{text}', which is none of {', '.join(known)}")
+
+    return read
+
+
+def count(text: str) -> int:
+    """Read a number of things, at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise Rejected(f"'{text}', which is no whole number from 1 on")
+    return number
+
+
+def integer(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise Rejected(f"'{text}', which is no whole number") from None
+
+
+def names(text: str) -> tuple[str, ...]:
     """Split a comma-separated list, as Caffe's flags have it."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def shape_options(parser: argparse.ArgumentParser) -> None:
-    """Add -shape, which overrides the shape of inputs."""
-    flag(
-        parser,
-        "shape",
-        action="append",
-        default=[],
-        metavar="BLOB=1,3,224,224",
-        help="shape of an input or data blob, instead of the one in the text; may be repeated",
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read BLOB=1,3,224,224."""
+    name, _, dims = text.rpartition("=")
+    try:
+        found = tuple(int(dim) for dim in dims.split(","))
+    except ValueError:
+        found = ()
+    if not name or not found or min(found) < 1:
+        raise Rejected(f"'{text}'")
+    return name, found
+
+
+def net_options(parser: Parser, *, phase: str) -> None:
+    """Add -model, -phase, -level and -stage."""
+    parser.flag("model", metavar="NET", required="the net", help="the net: prototxt or YAML")
+    parser.flag(
+        "phase",
+        type=one_of("TRAIN", "TEST"),
+        metavar="TRAIN|TEST",
+        default=phase,
+        help=f"which of the nets in the text (default {phase})",
+    )
+    state_options(parser)
+
+
+def state_options(parser: Parser) -> None:
+    """Add -level and -stage, which include and exclude rules are compared with."""
+    parser.flag(
+        "level",
+        type=integer,
+        default=0,
+        metavar="N",
+        help="level for include and exclude rules (default 0)",
+    )
+    parser.flag(
+        "stage",
+        type=names,
+        default=(),
+        metavar="A,B",
+        help="stages for include and exclude rules",
     )
 
 
-def shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Parse `-shape` options; a malformed one is an error that shows the form."""
-    found = {}
-    for text in given:
-        name, _, dims = text.partition("=")
-        try:
-            found[name] = tuple(int(dim) for dim in dims.split(",") if dim)
-        except ValueError:
-            found[name] = ()
-        if not name or not found[name] or min(found[name]) < 0:
-            raise fail("cannot read a -shape", expected="BLOB=N,C,H,W", got=text)
-    return found
+def shape_options(parser: Parser) -> None:
+    """Add -shape, which overrides the shape of inputs."""
+    parser.flag(
+        "shape",
+        type=shape,
+        action="append",
+        default=[],
+        metavar="BLOB=1,3,224,224",
+        help="shape of an input or data blob, in place of the text's; may be given several times",
+    )
+
+
+def weights_options(parser: Parser, purpose: str) -> None:
+    """Add -weights, and the way out for those who have none."""
+    parser.flag(
+        "weights", default="", metavar="A,B", help=f"weights {purpose}; of several the last wins"
+    )
+    parser.flag(
+        "random_weights",
+        action="store_true",
+        help="fill what -weights lacks by its fillers, to look at speed or structure",
+    )
+
+
+def backend_options(parser: Parser) -> None:
+    """Add -backend and Caffe's -gpu."""
+    parser.flag("backend", default="auto", metavar="NAME", help="auto or reference (default auto)")
+    parser.flag(
+        "gpu",
+        default="",
+        metavar="ID",
+        help="taken as in Caffe's command lines; this version runs on the CPU, and says so",
+    )
+
+
+def format_option(parser: Parser, *forms: str) -> None:
+    """Add -format; the first form is the default."""
+    parser.flag(
+        "format",
+        type=one_of(*forms),
+        default=forms[0],
+        metavar="|".join(forms),
+        help=f"form of the output (default {forms[0]})",
+    )
 
 
 def mention_gpu(gpu: str, logger: logging.Logger) -> None:

@@ -1,6 +1,9 @@
 """Print a table of a net's layers: shapes, params, multiply-adds, activation memory, totals.
 
+Where the data is absent its shape is assumed from the layer's settings, and the table says so.
+
 example: netc summary -model zoo/lenet/lenet_train_test.prototxt -phase TEST
+         netc summary -model deploy.prototxt -shape data=1,3,224,224 -format markdown
 """
 
 from __future__ import annotations
@@ -10,13 +13,11 @@ import argparse
 from netc.cli import options
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: options.Parser) -> None:
     """Declare the options."""
     options.net_options(parser, phase="TRAIN")
     options.shape_options(parser)
-    options.flag(
-        parser, "format", choices=("text", "json", "markdown"), default="text", help="output form"
-    )
+    options.format_option(parser, "text", "json", "markdown")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
 
     graph = load_graph(
         args.model,
-        Phase[args.phase.upper()],
+        Phase[args.phase],
         args.level,
-        options.stages(args.stage),
-        shapes=options.shapes(args.shape),
+        args.stage,
+        shapes=dict(args.shape),
+        assume=True,
     )
     print(render(summarize(graph), args.format))
     return 0

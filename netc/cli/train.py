@@ -1,35 +1,39 @@
 """Train a net as a solver file says; fine-tune from weights, or resume from a snapshot.
 
+Ctrl-C finishes the running iteration, writes a snapshot and ends; a second one ends at once.
+
 example: netc train -solver solvers/lenet.prototxt
          netc train -solver solver.yaml -weights base.caffemodel
          netc train -solver solver.yaml -snapshot run_iter_500.solverstate
-
-Ctrl-C finishes the running iteration, writes a snapshot and ends; a second one ends at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from netc.cli import options
 
 _EFFECTS = ("snapshot", "stop", "none")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: options.Parser) -> None:
     """Declare the options."""
-    flag = options.flag
-    flag(parser, "solver", metavar="FILE", required=True, help="the solver: prototxt or YAML")
+    flag = parser.flag
+    effect: dict[str, Any] = {"type": options.one_of(*_EFFECTS), "metavar": "|".join(_EFFECTS)}
+    flag("solver", metavar="FILE", required="the solver", help="the solver: prototxt or YAML")
     flag(
-        parser, "weights", default="", metavar="A,B", help="start from these weights, by layer name"
+        "weights",
+        default="",
+        metavar="A,B",
+        help="start from these weights, by layer name; of several the last wins",
     )
-    flag(parser, "snapshot", default="", metavar="FILE", help="resume from this .solverstate")
-    flag(parser, "sigint_effect", choices=_EFFECTS, default="stop", help="what Ctrl-C does")
-    flag(parser, "sighup_effect", choices=_EFFECTS, default="snapshot", help="what SIGHUP does")
-    flag(parser, "level", type=int, default=0, help="level for include/exclude rules (default 0)")
-    flag(parser, "stage", default="", metavar="A,B", help="stages for include/exclude rules")
-    flag(parser, "quiet", action="store_true", help="no progress row on the terminal")
+    flag("snapshot", default="", metavar="FILE", help="resume from this .solverstate")
+    flag("sigint_effect", default="stop", help="what Ctrl-C does (default stop)", **effect)
+    flag("sighup_effect", default="snapshot", help="what SIGHUP does (default snapshot)", **effect)
+    options.state_options(parser)
+    flag("quiet", action="store_true", help="no progress row on the terminal")
     options.backend_options(parser)
 
 
@@ -56,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
             find_backend(args.backend),
             action=actions,
             level=args.level,
-            stages=options.stages(args.stage),
+            stages=args.stage,
         )
         solver.observers.append(row.show)
-        tuning.start(solver, options.stages(args.weights), args.snapshot)
+        tuning.start(solver, options.names(args.weights), args.snapshot)
         solver.solve()
     return 0

@@ -339,10 +339,7 @@ class _Builder:
         else:
             signature = layer.infer(*bottoms)
         if layer.reads_data or layer.fed:
-            types = tuple(
-                BlobType(tuple(self.shapes[name])) if name in self.shapes else blob_type
-                for name, blob_type in zip(tops, signature.tops, strict=True)
-            )
+            types = _overridden(tops, signature.tops, self.shapes, one_batch=layer.reads_data)
             signature = dataclasses.replace(signature, tops=types)
         return dataclasses.replace(signature, tops=signature.tops[: len(tops)])
 
@@ -506,6 +503,28 @@ def _path(setting: str, message: netc_pb2.LayerParameter) -> tuple[str | int, ..
         if name in getattr(message, h).DESCRIPTOR.fields_by_name:
             return (h,)
     return ()
+
+
+def _overridden(
+    tops: Sequence[str],
+    types: Sequence[BlobType],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    one_batch: bool,
+) -> tuple[BlobType, ...]:
+    """Return the types of tops with some shapes in place of the text's.
+
+    With `one_batch` the tops have their first axis in common: the others follow the first given.
+    """
+    given = [tuple(shapes[name]) for name in tops if name in shapes]
+    found = []
+    for name, blob_type in zip(tops, types, strict=True):
+        if name in shapes:
+            blob_type = BlobType(tuple(shapes[name]))
+        elif one_batch and given and given[0] and blob_type.axes:
+            blob_type = BlobType((given[0][0], *blob_type.shape[1:]))
+        found.append(blob_type)
+    return tuple(found)
 
 
 def _check_counts(layer: Layer, n_bottoms: int, n_tops: int) -> None:

@@ -7,8 +7,9 @@ needed. So one file is enough.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
-from netc.errors import fail
+from netc.errors import fail, nearest
 from netc.graph.types import Blob, Graph, Node, ParamUse
 from netc.layers.input import BlobShape, Input
 from netc.layers.types import Layer
@@ -33,21 +34,52 @@ def deploy(graph: Graph) -> Graph:
             expected="a layer that is neither data nor accuracy",
             got=f"{len(graph.nodes)} layers: {', '.join(n.type for n in graph.nodes[:6])}",
         )
-    nodes: list[Node] = []
-    blobs: dict[str, Blob] = {}
-    params: dict[int, int] = {}
-    owners: dict[int, int] = {}
     read = {
         key
         for i in kept
         for key in graph.nodes[i].bottoms[: 1 if _replaced(graph, stands, i) else None]
     } | wanted
+    nodes = []
     for i in sorted(kept):
         node = graph.nodes[i]
         if node.layer.reads_data or node.layer.fed:
             node = _as_input(node, graph, read)
         elif _replaced(graph, stands, i):
             node = _as_activation(node, graph, stands[i], tops[i])
+        nodes.append(node)
+    return _rebuilt(graph, nodes)
+
+
+def select(graph: Graph, names: Sequence[str]) -> Graph:
+    """Return the part of a graph that some blobs need, with these as its outputs.
+
+    `names` are the text's; of a blob that layers write in place the last version is meant. A blob
+    may be an output and be read by layers too. Raises NetcError for names that the net does not
+    have.
+    """
+    for name in names:
+        if name not in graph.last:
+            raise fail(
+                f"net '{graph.name}' has no blob '{name}' to give out",
+                expected=", ".join(graph.last),
+                got=name,
+                hint=nearest(name, graph.last),
+            )
+    wanted = {graph.last[name] for name in names}
+    kept = sorted(_ancestors(graph, [node.layer for node in graph.nodes], wanted))
+    read = {key for i in kept for key in graph.nodes[i].bottoms} | wanted
+    nodes = [graph.nodes[i] for i in kept]
+    nodes = [_as_input(node, graph, read) if node.layer.fed else node for node in nodes]
+    return dataclasses.replace(_rebuilt(graph, nodes), asked=frozenset(wanted))
+
+
+def _rebuilt(graph: Graph, kept: Iterable[Node]) -> Graph:
+    """Return a graph of some nodes, its params and blobs numbered anew."""
+    nodes: list[Node] = []
+    blobs: dict[str, Blob] = {}
+    params: dict[int, int] = {}
+    owners: dict[int, int] = {}
+    for node in kept:
         for use in node.params:
             if use.param not in params:
                 params[use.param] = len(params)

@@ -100,7 +100,8 @@ class Node:
 class Graph:
     """A net for one phase, shaped. `blobs` maps keys to blobs in order of production.
 
-    `notes` are remarks for the user (an assumed shape, an upgrade).
+    `notes` are remarks for the user (an assumed shape, an upgrade). `asked` are the keys of the
+    outputs that somebody chose, None for the net's own.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Graph:
     force_backward: bool = False
     notes: tuple[str, ...] = ()
     file: str = ""
+    asked: frozenset[str] | None = None
 
     @cached_property
     def readers(self) -> dict[str, tuple[int, ...]]:
@@ -128,7 +130,9 @@ class Graph:
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """Keys of the blobs that no layer reads, in order of production."""
+        """Keys of the chosen blobs, else of those that no layer reads, in order of production."""
+        if self.asked is not None:
+            return tuple(key for key in self.blobs if key in self.asked)
         return tuple(key for key, readers in self.readers.items() if not readers)
 
     @cached_property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from netc.backends.base import Backend, Binding, Prepared
 from netc.errors import fail
-from netc.graph.types import Node
+from netc.graph.types import Graph, Node
 from netc.layers.types import Array, Refusal
 from netc.plan.types import Direction, Fill, Plan, Step
 
@@ -35,6 +36,13 @@ def generator(seed: int, name: str, number: int) -> np.random.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def fill_param(graph: Graph, index: int, values: Array, xp: Any, seed: int) -> None:
+    """Fill the array of one param by its filler, with the random numbers of its owner."""
+    param = graph.params[index]
+    rng = generator(seed, graph.nodes[param.owner].name, param.index)
+    values[...] = param.filler.draw(xp, rng, param.shape)
 
 
 @dataclass(slots=True)
@@ -191,12 +199,9 @@ class Executor:
     def fill_params(self, skip: Sequence[int] | Any = ()) -> None:
         """Fill the params anew from the seed, by their fillers."""
         graph = self.plan.graph
-        for i, param in enumerate(graph.params):
-            if i in skip:
-                continue
-            owner = graph.nodes[param.owner]
-            rng = generator(self.seed, owner.name, param.index)
-            self.params[i][...] = param.filler.draw(self.backend.xp, rng, param.shape)
+        for i in range(len(graph.params)):
+            if i not in skip:
+                fill_param(graph, i, self.params[i], self.backend.xp, self.seed)
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all params to zero."""
@@ -244,6 +249,22 @@ class Executor:
             for node, call in self._backward:
                 if last <= node <= start:
                     call()
+
+    def timed(self) -> Iterator[tuple[Direction, int, float]]:
+        """Run forward and, where it is planned, backward; yield each step once it is done.
+
+        As (direction, index of the node, seconds).
+        """
+        self._clock.number += 1
+        passes = ((Direction.FORWARD, self._forward), (Direction.BACKWARD, self._backward))
+        for direction, steps in passes:
+            for node, call in steps:
+                self.backend.synchronize()
+                begin = time.perf_counter()
+                with _caffes_arithmetic():
+                    call()
+                self.backend.synchronize()
+                yield direction, node, time.perf_counter() - begin
 
     def first_nonfinite(self) -> tuple[Node, str] | None:
         """Run forward again on the same inputs.
