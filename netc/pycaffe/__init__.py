@@ -1,0 +1,57 @@
+"""pycaffe on top of netc: `import netc.pycaffe as caffe`, and scripts for Caffe run.
+
+    Net(file, phase, weights=...)      a net: blobs, params, forward, backward, save
+    get_solver(file), SGDSolver(file)  training: step, solve, snapshot
+    set_random_seed(n)                 the same fillers and dropout in every run
+
+What differs from pycaffe: mistakes are a `netc.errors.NetcError` that says what to do, where
+pycaffe raises RuntimeError or Exception or ends the process. `save` writes HDF5 where the name ends
+in `.h5`. There is no GPU backend: `set_mode_gpu` says so and goes on.
+"""
+
+from netc.pycaffe.blob import Blob, Layer
+from netc.pycaffe.net import Net
+from netc.pycaffe.settings import (
+    TEST,
+    TRAIN,
+    layer_type_list,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_random_seed,
+)
+from netc.pycaffe.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
+
+#: The version of Caffe whose Python interface this is. netc's own is `netc.__version__`.
+__version__ = "1.0.0"
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Blob",
+    "Layer",
+    "NesterovSolver",
+    "Net",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Solver",
+    "__version__",
+    "get_solver",
+    "layer_type_list",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_random_seed",
+]
