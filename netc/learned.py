@@ -12,12 +12,14 @@ from netc.runtime import Executor, fill_param
 from netc.schema import netc_pb2
 from netc.weights import (
     LayerParams,
+    Match,
     SavedBlob,
     SavedLayer,
     Weights,
     preview,
     read_weights,
 )
+from netc.weights.types import FloatArray
 
 
 def weights_of(
@@ -59,39 +61,32 @@ def load_weights(
     NetcError for files that cannot be read and for shapes that clash, before anything is copied.
     With `exact` every layer must be in the files (a snapshot's).
     """
-    _copy(net.plan.graph, net.params, net.backend.xp, files, exact=exact, tell=tell)
+    found = _match(net.plan.graph, files)
+    for line in found.preview_lines():
+        tell(line)
+    found.check(complete=exact)
+    _copy(net.plan.graph, found, net.params, net.backend.xp)
 
 
 def read_params(
-    graph: Graph,
-    files: Sequence[str],
-    *,
-    fill: bool = False,
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
-) -> list[np.ndarray]:
-    """Return the params of a net that need not run: what is in the files, by layer name.
+    graph: Graph, files: Sequence[str], *, fill: bool = False, seed: int = 0
+) -> tuple[list[FloatArray], Match]:
+    """Return the params of a net that need not run, from weights files by layer name.
 
-    With `fill` the layers that no file has are filled by their fillers; without it they are an
-    error, as clashes always are. `tell` is as for `load_weights`.
+    And what came from where. With `fill` the layers that no file has are filled by their fillers;
+    without it they are an error, as clashes always are.
     """
+    found = _match(graph, files)
+    found.check(complete=not fill)
     params = [np.zeros(param.shape, np.float32) for param in graph.params]
     if fill:
         for index in range(len(params)):
             fill_param(graph, index, params[index], np, seed)
-    _copy(graph, params, np, files, exact=not fill, tell=tell)
-    return params
+    _copy(graph, found, params, np)
+    return params, found
 
 
-def _copy(
-    graph: Graph,
-    params: Sequence[Any],
-    xp: Any,
-    files: Sequence[str],
-    *,
-    exact: bool,
-    tell: Callable[[str], None],
-) -> None:
+def _match(graph: Graph, files: Sequence[str]) -> Match:
     layers = [
         LayerParams(
             node.name,
@@ -102,10 +97,10 @@ def _copy(
         )
         for index, node in enumerate(graph.nodes)
     ]
-    found = preview([read_weights(file) for file in files], layers)
-    for line in found.preview_lines():
-        tell(line)
-    found.check(complete=exact)
+    return preview([read_weights(file) for file in files], layers)
+
+
+def _copy(graph: Graph, found: Match, params: Sequence[Any], xp: Any) -> None:
     for (index, position), values in found.values.items():
         use = graph.nodes[index].params[position]
         params[use.param].reshape(use.shape)[...] = xp.asarray(values)

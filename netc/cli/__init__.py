@@ -79,7 +79,7 @@ def _call(arguments: list[str]) -> int:
         args = parser.understand(rest)
         return 0 if args is None else int(module.run(args))
     if verb in ("", "-h", "-help", "--help", "help"):
-        print(_overview())
+        print(_overview(), file=sys.stdout if verb else sys.stderr)
         return 0 if verb else 2
     if verb in ("-version", "--version"):
         print(f"netc {__version__}")

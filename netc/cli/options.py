@@ -44,21 +44,26 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.verb = verb
-        self._required: dict[str, str] = {}
+        self._needed: list[str] = []
 
-    def flag(self, name: str, *, required: str = "", **settings: Any) -> None:
-        """Add a flag. `required` says in words what the verb needs it for."""
-        action = self.add_argument(f"-{name}", **settings)
-        if required:
-            self._required[action.dest] = required
+    def flag(self, name: str, *, needed: bool = False, **settings: Any) -> None:
+        """Add a flag; the verb does nothing without those that are needed."""
+        self.add_argument(f"-{name}", **settings)
+        if needed:
+            self._needed.append(name)
+
+    def files(self, name: str, number: str | None = None, *, help: str) -> None:
+        """Add an argument without a flag; `number` as in argparse, "+" for one or more."""
+        self.add_argument(name, metavar=name.upper(), nargs=number, help=help)
 
     def understand(self, arguments: Sequence[str]) -> argparse.Namespace | None:
         """Return the values of all flags, None after printing help. Raises Usage."""
         if any(word in ("-h", "-help", "--help") for word in arguments):
+            self.usage = self._usage()
             self.print_help()
             return None
         args, rest = self.parse_known_args(self._with_one_dash(arguments))
-        missing = [name for name in self._required if getattr(args, name) in (None, "")]
+        missing = [name for name in self._needed if getattr(args, name) in (None, "")]
         if rest:
             hint = f"netc {self.verb} --help lists its flags"
             if missing:
@@ -67,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         if missing:
             raise Usage(
                 f"the flag -{missing[0]} is missing",
-                expected="\n".join(f"-{name}: {self._required[name]}" for name in missing),
+                expected="\n".join(self._say(f"-{name}") for name in missing),
                 hint=f"netc {self.verb} --help has an example",
             )
         return args
@@ -87,9 +92,20 @@ class Parser(argparse.ArgumentParser):
             raise Usage(f"{found[1]} is missing", hint=f"netc {self.verb} --help has an example")
         raise Usage(message)
 
+    def _usage(self) -> str:
+        needed = [
+            f"-{name} {self._option_string_actions[f'-{name}'].metavar}" for name in self._needed
+        ]
+        several = {None: "", "+": " ..."}
+        files = [
+            f"{action.metavar}{several[action.nargs]}"  # type: ignore[index]  # `files` sets them
+            for action in self._get_positional_actions()
+        ]
+        return " ".join([self.prog, *files, *needed, "[flags]"])
+
     def _say(self, flag: str) -> str:
         action = self._option_string_actions[flag]
-        return f"{flag} {action.metavar or ''}: {action.help}" if action.help else ""
+        return f"{flag} {action.metavar or ''}".rstrip() + f": {action.help}"
 
     def _with_one_dash(self, arguments: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -136,6 +152,11 @@ def count(text: str) -> int:
     return number
 
 
+def batch(text: str) -> int | str:
+    """Read a batch size, or "dynamic"."""
+    return "dynamic" if text.lower() == "dynamic" else count(text)
+
+
 def integer(text: str) -> int:
     """Read a whole number."""
     try:
@@ -163,7 +184,7 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def net_options(parser: Parser, *, phase: str) -> None:
     """Add -model, -phase, -level and -stage."""
-    parser.flag("model", metavar="NET", required="the net", help="the net: prototxt or YAML")
+    parser.flag("model", metavar="NET", needed=True, help="the net: prototxt or YAML")
     parser.flag(
         "phase",
         type=one_of("TRAIN", "TEST"),
@@ -214,6 +235,16 @@ def weights_options(parser: Parser, purpose: str) -> None:
         action="store_true",
         help="fill what -weights lacks by its fillers, to look at speed or structure",
     )
+
+
+def require_weights(args: argparse.Namespace) -> None:
+    """Refuse a call that says nothing of the weights."""
+    if not args.weights and not args.random_weights:
+        raise Usage(
+            "the flag -weights is missing",
+            expected="-weights A,B: one or more caffemodels",
+            hint="-random_weights does without, to look at speed or structure",
+        )
 
 
 def backend_options(parser: Parser) -> None:

@@ -22,7 +22,7 @@ def configure(parser: options.Parser) -> None:
     """Declare the options."""
     flag = parser.flag
     effect: dict[str, Any] = {"type": options.one_of(*_EFFECTS), "metavar": "|".join(_EFFECTS)}
-    flag("solver", metavar="FILE", required="the solver", help="the solver: prototxt or YAML")
+    flag("solver", metavar="FILE", needed=True, help="the solver: prototxt or YAML")
     flag(
         "weights",
         default="",

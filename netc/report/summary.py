@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from netc.graph.types import Graph
+from netc.report.table import size, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def render(summary: Summary, form: str = "text") -> str:
             _shapes(row.tops),
             f"{row.params:,}" if row.params else "-",
             f"{row.macs:,}" if row.macs else "-",
-            _size(row.bytes),
+            size(row.bytes),
         )
         for row in summary.rows
     ]
@@ -90,56 +91,19 @@ def render(summary: Summary, form: str = "text") -> str:
         "",
         f"{summary.params:,}",
         f"{summary.macs:,}",
-        _size(summary.bytes),
+        size(summary.bytes),
     )
-    table = _markdown if form == "markdown" else _text
     title = f"net {summary.net or '(unnamed)'}, phase {summary.phase}"
-    heading = [f"## {title}", ""] if form == "markdown" else [title]
+    markdown = form == "markdown"
     return "\n".join(
-        [*heading, *table(header, body, total), *(f"note: {n}" for n in summary.notes)]
-    )
-
-
-def _text(
-    header: tuple[str, ...], body: list[tuple[str, ...]], total: tuple[str, ...]
-) -> list[str]:
-    widths = [max(len(row[i]) for row in (header, *body, total)) for i in range(len(header))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = [
-            cell.rjust(width) if i >= 4 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        [
+            *([f"## {title}", ""] if markdown else [title]),
+            *table(header, body, total, right=range(4, 7), markdown=markdown),
+            *([""] if markdown and summary.notes else []),
+            *(f"note: {note}" for note in summary.notes),
         ]
-        return "  ".join(cells).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return [line(header), rule, *map(line, body), rule, line(total)]
-
-
-def _markdown(
-    header: tuple[str, ...], body: list[tuple[str, ...]], total: tuple[str, ...]
-) -> list[str]:
-    def line(row: tuple[str, ...]) -> str:
-        return "| " + " | ".join(row) + " |"
-
-    rule = "|" + "|".join(" ---: " if i >= 4 else " --- " for i in range(len(header))) + "|"
-    return [
-        line(header),
-        rule,
-        *map(line, body),
-        line(tuple(f"**{c}**" if c else "" for c in total)),
-    ]
+    )
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
     return " ".join("x".join(map(str, shape)) if shape else "scalar" for shape in shapes) or "-"
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes with a unit, powers of 1024."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
