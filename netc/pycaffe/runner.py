@@ -320,16 +320,10 @@ class Runner(Executor):
         key = next((k for k in reversed(blob.keys) if self._node(k) <= first), None)
         if key is None or self._node(key) < last or key not in self.plan.diff:
             return None
-        graph, need = self.plan.graph, self.plan.need
-        if graph.blobs[key].loss_weight:
+        if self.plan.graph.blobs[key].loss_weight:
             return None
-        for reader in graph.readers[key]:
-            if (
-                last <= reader <= first
-                and need.bottoms[reader][graph.nodes[reader].bottoms.index(key)]
-            ):
-                return None  # It is overwritten before anybody reads it.
-        return key
+        # What a reader overwrites first need not be brought.
+        return None if any(last <= i <= first for i in self._passing_back(key)) else key
 
     def _publish(self, blob: _InPlace, array: Callable[[str], FloatArray]) -> None:
         """Bring the content to the array that users have."""

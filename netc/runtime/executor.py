@@ -291,8 +291,19 @@ class Executor:
     def _prepare_backward(self, step: Step | Fill) -> tuple[int, Prepared]:
         if isinstance(step, Fill):
             diff, value = self.diff(step.blob), step.value
-            return self.plan.graph.blobs[step.blob].node, lambda: diff.fill(value)
+            # It belongs to the first gradient that is added, of whatever part of the net is run.
+            return max(self._passing_back(step.blob)), lambda: diff.fill(value)
         return step.node, self._prepare(step)
+
+    def _passing_back(self, key: str) -> list[int]:
+        """Return the readers of a blob that have a gradient for it."""
+        nodes, wanted = self.plan.graph.nodes, self.plan.need.bottoms
+        return [
+            reader
+            for reader in self.plan.graph.readers[key]
+            for bottom, want in zip(nodes[reader].bottoms, wanted[reader], strict=True)
+            if bottom == key and want
+        ]
 
     def _prepare(self, step: Step) -> Prepared:
         node = self.plan.graph.nodes[step.node]
