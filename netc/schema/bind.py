@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import struct
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +36,7 @@ _INTEGER = re.compile(
     r"-?(?:0[xX](?P<hex>[0-9a-fA-F]+)|0(?P<octal>[0-7]*)|(?P<decimal>[1-9][0-9]*))"
 )
 _REAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?")
-_NOT_DECIMAL = re.compile(r"-?0[xX0-9][0-9a-fA-F]*")
+_LEADING_ZERO = re.compile(r"-?0[0-9]+(?:[^0-9xX].*)?")
 _REAL_WORDS = re.compile(r"(?P<sign>-?)\.?(?P<word>inf|infinity|nan)", re.IGNORECASE)
 _TRUE = ("true", "True", "t")
 _FALSE = ("false", "False", "f")
@@ -218,7 +220,7 @@ class _Binder:
         self._add(
             f"unknown field '{entry.name}' in {descriptor.name}",
             entry.span,
-            expected=f"one of: {', '.join(fields)}" if listed else "",
+            expected=_one_of(fields) if listed else "",
             hint=hint,
         )
 
@@ -237,6 +239,10 @@ def _layer_label(block: Block, descriptor: Descriptor) -> str:
     name, type_ = holder.first("name"), holder.first("type")
     label = f"'{name.text}'" if isinstance(name, Scalar) else ""
     return f"{label} ({type_.text})".strip() if isinstance(type_, Scalar) else label
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "\n".join(textwrap.wrap(f"one of: {', '.join(names)}", 88, break_on_hyphens=False))
 
 
 def _shown(value: Scalar) -> str:
@@ -329,12 +335,14 @@ def _real(value: Scalar, field: FieldDescriptor) -> float:
     text = value.text
     if word := _REAL_WORDS.fullmatch(text):
         return float(word["sign"] + word["word"])
-    if not _REAL.fullmatch(text) or (_NOT_DECIMAL.fullmatch(text) and text.strip("-0")):
+    octal = _LEADING_ZERO.fullmatch(text)
+    if octal or not _REAL.fullmatch(text):
         hint = ""
-        if (integer := parse_integer(text)) is not None:
+        if octal:
+            meant = re.sub("0+(?=[0-9])", "", text, count=1)
+            hint = f"write {meant}: a number that begins with 0 is octal"
+        elif (integer := parse_integer(text)) is not None:
             hint = f"write {integer}"
-            if re.fullmatch(r"-?0[0-9]+", text):
-                hint = f"a number that begins with 0 is octal: write {int(text)} or {integer}"
         elif re.fullmatch(r"-?[0-9]+,[0-9]+", text):
             hint = f"write {text.replace(',', '.')}"
         raise _Wrong(f"the field '{field.name}' takes a number", "a decimal number", hint)
@@ -371,7 +379,7 @@ def _bool(value: Scalar, field: FieldDescriptor) -> bool:
 def _enum(value: Scalar, field: FieldDescriptor) -> int:
     enum = enum_of(field)
     names = [v.name for v in sorted(enum.values, key=lambda v: v.number)]
-    expected = f"one of: {', '.join(names)}"
+    expected = _one_of(names)
     if value.kind is Kind.STRING:
         if field.full_name == _V1_TYPE and value.text in V1_TYPE_NAMES.values():
             hint = f'write layer {{ type: "{value.text}" }} instead of layers {{ }}'

@@ -64,15 +64,18 @@ def _real_text(value: float) -> str:
     return shown.removesuffix(".0")
 
 
-@lru_cache(maxsize=4096)
 def shortest(value: float) -> float:
     """Return the float64 of fewest digits that is `value` in float32.
 
     The schema's floats are float32, in which 0.1 is 0.10000000149: this gives the 0.1 back that
     was written. Cast to float32 again, nothing has changed.
     """
-    if not math.isfinite(value):
-        return value
+    # Zeros too stay out of the cache, in which 0.0 and -0.0 would be one.
+    return _shortest(value) if value and math.isfinite(value) else value
+
+
+@lru_cache(maxsize=4096)
+def _shortest(value: float) -> float:
     single = struct.pack("<f", value)
     for digits in range(6, 10):  # 6 always survive a way to float32 and back, 9 always suffice
         short = float(f"{value:.{digits}g}")

@@ -91,10 +91,10 @@ def read_solver(path: str | Path, text: str | None = None) -> Source[netc_pb2.So
 def _read(path: str | Path, text: str | None, message_class: type[M]) -> tuple[Places, M]:
     if text is None:
         data = texts.read_bytes(path)
-        if not data.strip():
-            raise fail("this file is empty", span=Span(str(path)))
         _refuse_binary_net(data, str(path))
         text = texts.decode(data, str(path))
+    if not text.strip():
+        raise fail("this file is empty", span=Span(str(path)))
     tree = texts.parse_with_problems(path, text)
     _refuse_the_other_kind(tree, message_class)
     bound, problems = bind_with_problems(tree, message_class)

@@ -500,7 +500,7 @@ class _NetUpgrade:
             )
         elif not by_shape and not dims:
             self._add(
-                f"the input {_quote(list(net.input))} has no shape",
+                f"no shape is given for input {_quote(list(net.input))}",
                 self.places.find("input").span,
                 expected="input_shape { dim: 1 dim: 3 dim: 224 dim: 224 }",
                 hint='or a layer { type: "Input" } with input_param { shape { ... } }',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import yaml
@@ -121,7 +120,16 @@ def _yaml_scalar(value: Scalar) -> str:
     # Another YAML reader would take a plain `no` or `1e3` for something else than a string.
     if _PLAIN.fullmatch(value.text) and _resolved(value.text) == "tag:yaml.org,2002:str":
         return value.text
-    return json.dumps(value.text, ensure_ascii=False).replace("\x7f", "\\x7f")
+    return f'"{"".join(map(_yaml_character, value.text))}"'
+
+
+def _yaml_character(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\U{code:08x}"
 
 
 def _resolved(text: str) -> str:

@@ -108,7 +108,7 @@ class _T(Enum):
     NUMBER = "number"
     STRING = "string"
     PUNCT = "punct"
-    BAD = "bad"  # reported already; stands for a value
+    BAD = "bad"  # begins like a number and is none
     END = "end"
 
 
@@ -195,7 +195,6 @@ class _Lexer:
         assert run
         # protobuf lets a field name follow a number without a space.
         if run.end() > end and not _NEXT_FIELD.match(self.text, end):
-            self.source.add("this is not a number", at, "digits", f"'{run.group()}'")
             self.tokens.append(_Token(_T.BAD, run.group(), at))
             return run.end()
         self.tokens.append(_Token(_T.NUMBER, self.text[at:end], at))
@@ -322,6 +321,7 @@ class _Open:
     entries: list[Entry] = field(default_factory=list)
     values: list[Scalar | Block] = field(default_factory=list)
     damaged: bool = False
+    colon: bool = True
 
 
 _CLOSER = {"{": "}", "<": ">", "[": "]"}
@@ -346,8 +346,8 @@ class _Parser:
         self.by_indentation = by_indentation
         self.open = [_Open("", Span(self.source.file, source=self.source.text), "", 0)]
         while not self.gave_up and self._token.type is not _T.END:
-            if by_indentation:
-                self._close_what_indentation_ends()
+            if by_indentation and self._is_extra_by_indentation():
+                continue
             if self.open[-1].bracket == "[":
                 self._list_item()
             else:
@@ -436,7 +436,7 @@ class _Parser:
             follower.type is _T.WORD
             and same_line
             and not self._is(":", "{", "<", "=", ahead=2)
-            and self.source.starts_line(self._token.at)
+            and not self._follows_value(self._token)
         )
 
     def _word_without_value(self, token: _Token) -> None:
@@ -493,8 +493,9 @@ class _Parser:
             self._add("']' without '['", token)
             self.next += 1
         elif token.type is _T.NUMBER and before and before.text == ",":
-            number = f"{self.tokens[self.next - 2].text}.{token.text}"
-            self._add(f"{token.shown()} follows a ','", token, "a field", hint=f"write {number}")
+            first = self.tokens[self.next - 2].text
+            hint = f"write {first}.{token.text} for a fraction, [{first}, {token.text}] for a list"
+            self._add(f"{token.shown()} follows a ','", token, "a field", hint=hint)
             self.next += 1
         elif token.type in (_T.NUMBER, _T.STRING) and before and before.type in _STARTS_VALUE:
             self._add(
@@ -503,10 +504,11 @@ class _Parser:
                 expected="one value for a field",
                 hint="write a list, name: [a, b], where the field takes several",
             )
+            self.next += 1
             while self._token.type in (_T.NUMBER, _T.STRING) and not self._is(":", ahead=1):
                 self.next += 1
         elif token.type is _T.BAD:
-            self.next += 1
+            self._report_bad(token)
         else:
             self._add(f"{token.shown()} is not the start of a field", token, expected="name: value")
             self._skip_line_after_one()
@@ -542,8 +544,9 @@ class _Parser:
             while self._is(":", "="):
                 self._add(f"superfluous '{self._token.text}'", self._token)
                 self.next += 1
-        if self._is("{", "<") or self._is("["):
+        if self._is("{", "<", "["):
             self._push(name, span)
+            self.open[-1].colon = colon
         elif self._value_is_missing():
             self._add(
                 f"the field '{name}' has no value",
@@ -580,7 +583,7 @@ class _Parser:
         span = self.source.span(first.at)
         sign = ""
         if (unquoted := self._unquoted_text()) is not None:
-            self._add("text stands in quotes", first, f'"{unquoted}"', unquoted)
+            self._add("this text lacks its quotes", first, f'"{unquoted}"', unquoted)
             return Scalar(Kind.STRING, unquoted, span)
         if self._is("-", "+"):
             if first.text == "+":
@@ -602,12 +605,15 @@ class _Parser:
             self.next += 1
             return Scalar(Kind.WORD, sign + token.text, span)
         if token.type is _T.BAD:
-            self.open[-1].damaged = True
-            self.next += 1
+            self._report_bad(token)
         elif not self.gave_up:
             self._add("this is not a value", token, "a number after the sign", token.shown())
             self._skip_line()
         return None
+
+    def _report_bad(self, token: _Token) -> None:
+        self._add("this is not a number", token, "digits", token.shown())
+        self.next += 1
 
     def _unquoted_text(self) -> str | None:
         """Take in a path or another text that lacks its quotes: data/train.txt, ./x, conv1-a."""
@@ -685,6 +691,9 @@ class _Parser:
         outer = self.open[-1]
         if inner.bracket == "[":
             outer.damaged |= inner.damaged
+            if not inner.colon and any(isinstance(value, Scalar) for value in inner.values):
+                what = f"':' is missing after '{inner.name}'"
+                self.problems.append(Problem(what, self.source.span(inner.at), "", "':'", "'['"))
             outer.entries.append(Entry(inner.name, inner.span, tuple(inner.values), listed=True))
             self._accept(",", ";")
             return
@@ -714,11 +723,14 @@ class _Parser:
         self.next += 1
         self._close()
 
-    def _close_what_indentation_ends(self) -> None:
-        """Before a token that begins a line: put right the nesting that indentation contradicts."""
+    def _is_extra_by_indentation(self) -> bool:
+        """Before a token that begins a line: put right the nesting that indentation contradicts.
+
+        Returns True where the token was a superfluous bracket, which is passed over.
+        """
         token = self._token
         if self.open[-1].bracket in ("", "[") or not self.source.starts_line(token.at):
-            return
+            return False
         column = self.source.indent(token.at)
         if self._is("}", ">"):
             line = self.source.line_start(token.at)
@@ -728,8 +740,10 @@ class _Parser:
             elif indents and column > indents[-1]:
                 self._report_extra(token)
                 self.next += 1
+                return True
         elif token.type is _T.WORD and self._is(":", "{", "<", ahead=1):
             self._close_unclosed(column)
+        return False
 
     def _close_unclosed(self, column: int) -> None:
         """Close what was opened on earlier lines that are indented by `column` or more."""

@@ -44,7 +44,7 @@ def parse_with_problems(
     """
     name = str(file)
     text = read_text(name) if text is None else _normal(text)
-    _check_that_it_is_text_of_a_net(text, name)
+    _refuse_other_files(text, name)
     form = format or _SUFFIXES.get(Path(name).suffix.lower(), Format.PROTOTXT)
     if form is Format.PROTOTXT:
         return parse_prototxt(text, name)
@@ -113,7 +113,7 @@ def _normal(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _check_that_it_is_text_of_a_net(text: str, file: str) -> None:
+def _refuse_other_files(text: str, file: str) -> None:
     span = Span(file)
     start = text.lstrip()[:200].lower()
     if start.startswith(("<!doctype html", "<html")):
@@ -126,5 +126,3 @@ def _check_that_it_is_text_of_a_net(text: str, file: str) -> None:
             span=span,
             hint="run `git lfs pull` where it comes from",
         )
-    if not text.strip():
-        raise fail("this file is empty", span=span)

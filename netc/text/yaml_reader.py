@@ -151,7 +151,7 @@ class _Reader:
         start = self._marked(error.context_mark or error.problem_mark)
         for in_context, in_problem, what, at_start, hint in _EXPLAINED:
             if in_context in context and in_problem in problem:
-                got = f"line {span.line} without its end" if at_start else ""
+                got = f"no end of it until line {span.line}" if at_start else ""
                 self._stop(what, start if at_start else span, "", got, self._hint() or hint)
         got = f"{context} that begins in line {start.line}" if context and start != span else ""
         self._stop(f"not {self.format.value}: {problem or context}", span, "", got, self._hint())
@@ -168,7 +168,7 @@ class _Reader:
         """Return the value that begins with `event`."""
         span = self._marked(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, span)
+            return self._alias(str(event.anchor), span)
         if isinstance(event, yaml.ScalarEvent):
             node = _Node(self._scalar(event, span))
         elif self.depth > MAX_DEPTH:

@@ -44,6 +44,8 @@ def _fill(draw: st.DrawFn, message: Message, as_yaml: bool, depth: int) -> None:
 @cache
 def _some_fields(descriptor: Any, depth: int) -> st.SearchStrategy[list[FieldDescriptor]]:
     fields = [f for f in descriptor.fields if f.message_type is None or depth < 3]
+    if not fields:
+        return st.just([])
     return st.lists(st.sampled_from(fields), max_size=4, unique_by=lambda f: f.number)
 
 
