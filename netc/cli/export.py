@@ -1,8 +1,8 @@
 """Write a net with its weights as ONNX, and prove that it computes the same.
 
-The net for inference is derived from the text: data layers become inputs, losses their activations,
-accuracies go. The ONNX file is run in ONNX Runtime and compared with netc's own forward pass, output
-by output; what does not agree is not written.
+The net for inference is derived from the text: data layers become inputs, losses their
+activations, accuracies go. The ONNX file is run in ONNX Runtime and compared with netc's own
+forward pass, output by output; what does not agree is not written.
 
 example: netc export -model net.prototxt -weights net_iter_10000.caffemodel -output net.onnx
          netc export -model net.prototxt -weights net.caffemodel -output net.onnx -batch 1
@@ -12,7 +12,6 @@ example: netc export -model net.prototxt -weights net_iter_10000.caffemodel -out
 from __future__ import annotations
 
 import argparse
-import json
 
 from netc.cli import options
 
@@ -51,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from netc.backends import find_backend
     from netc.export.deliver import deliver, mismatch
     from netc.layers.types import Phase
+    from netc.report.machine import to_json
     from netc.report.table import size
     from netc.weights import split_list
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         tell=tell,
     )
     if args.format == "json":
-        print(json.dumps(proof.as_dict() | {"remarks": remarks}, indent=1))
+        print(to_json(proof.as_dict() | {"remarks": remarks}))
     else:
         print(proof.table())
     if not proof.ok:

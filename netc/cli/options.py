@@ -237,6 +237,13 @@ def weights_options(parser: Parser, purpose: str) -> None:
     )
 
 
+def iterations_option(parser: Parser, what: str) -> None:
+    """Add -iterations, with Caffe's default."""
+    parser.flag(
+        "iterations", type=count, default=50, metavar="N", help=f"{what} (default 50, as in Caffe)"
+    )
+
+
 def require_weights(args: argparse.Namespace) -> None:
     """Refuse a call that says nothing of the weights."""
     if not args.weights and not args.random_weights:

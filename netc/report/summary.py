@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 
 from netc.graph.types import Graph
+from netc.report.machine import to_json
 from netc.report.table import size, table
 
 
@@ -70,7 +70,7 @@ def summarize(graph: Graph) -> Summary:
 def render(summary: Summary, form: str = "text") -> str:
     """Return the summary as "text", "markdown" or "json"."""
     if form == "json":
-        return json.dumps(asdict(summary), indent=1)
+        return to_json(asdict(summary))
     header = ("layer", "type", "bottoms", "tops", "params", "multiply-adds", "memory")
     body: list[tuple[str, ...]] = [
         (

@@ -26,12 +26,11 @@ def size(count: int) -> str:
     """Return a number of bytes with a unit, powers of 1024."""
     if count < 1024:
         return f"{count} B"
-    amount = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
+    amount, units = count / 1024, ["KiB", "MiB", "GiB"]
+    while amount >= 1024 and len(units) > 1:
         amount /= 1024
-        if amount < 1024:
-            break
-    return f"{amount:.1f} {unit}"
+        units.pop(0)
+    return f"{amount:.1f} {units[0]}"
 
 
 def _text(header: Line, rows: Sequence[Line], total: Line, right: Collection[int]) -> list[str]:

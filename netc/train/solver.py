@@ -25,6 +25,7 @@ from netc.runtime import Executor
 from netc.schema import Source, netc_pb2, read_net, resolve
 from netc.train import policy, snapshot
 from netc.train.log import logger
+from netc.train.scoring import Scores, average_outputs, outputs_of, weighted
 from netc.train.settings import SolverSettings, read_settings
 from netc.train.update import RULES, UpdateRule
 
@@ -50,18 +51,6 @@ class Progress:
     smoothed_loss: float
     rate: float
     images: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The outputs of one test net, averaged over its test_iter passes: (blob name, values.
-
-    Loss weight).
-    """
-
-    net: int
-    outputs: tuple[tuple[str, tuple[float, ...], float], ...]
-    loss: float
 
 
 class Solver:
@@ -298,14 +287,14 @@ class Solver:
         )
         self._last_display = (self.iter, now)
         number = 0
-        for name, values, weight in _outputs(self.net):
+        for name, values, weight in outputs_of(self.net):
             for value in values:
                 logger.info(
                     "    Train net output #%d: %s = %g%s",
                     number,
                     name,
                     value,
-                    _weighted(weight, value),
+                    weighted(weight, value),
                 )
                 number += 1
 
@@ -335,7 +324,7 @@ class Solver:
                     number,
                     name,
                     value,
-                    _weighted(weight, value),
+                    weighted(weight, value),
                 )
                 number += 1
         return Scores(index, scores.outputs, scores.loss)
@@ -374,24 +363,6 @@ class Solver:
         snapshot.restore(self, Path(path))
 
 
-def average_outputs(net: Executor, passes: int) -> Scores:
-    """Run forward passes and return every output averaged over them."""
-    totals: list[tuple[str, np.ndarray, float]] = []
-    loss = 0.0
-    for i in range(passes):
-        net.forward()
-        loss += net.loss()
-        for j, (name, values, weight) in enumerate(_outputs(net)):
-            if i == 0:
-                totals.append((name, np.zeros(len(values)), weight))
-            totals[j][1][...] += values
-    return Scores(
-        0,
-        tuple((name, tuple(map(float, total / passes)), weight) for name, total, weight in totals),
-        loss / passes,
-    )
-
-
 def batch_size(net: Executor) -> int:
     """Return the number of items in one forward pass.
 
@@ -403,23 +374,6 @@ def batch_size(net: Executor) -> int:
             shape = graph.blobs[node.tops[0]].shape
             return shape[0] if shape else 1
     return 0
-
-
-def _outputs(net: Executor) -> list[tuple[str, tuple[float, ...], float]]:
-    """Return (name, values, loss weight) of every output blob."""
-    graph = net.plan.graph
-    return [
-        (
-            graph.blobs[key].name,
-            tuple(map(float, net.backend.to_host(net.data(key)).ravel())),
-            graph.blobs[key].loss_weight,
-        )
-        for key in graph.outputs
-    ]
-
-
-def _weighted(weight: float, value: float) -> str:
-    return f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
 
 
 def _state(phase: Phase, *states: netc_pb2.NetState) -> NetState:

@@ -1,0 +1,48 @@
+"""Score a net with its weights on its test data: every output, averaged over the batches.
+
+The lines on standard error are worded as Caffe's. Take as many iterations as there are batches in
+the test data: iterations * batch size = images.
+
+example: netc test -model train_test.prototxt -weights net_iter_10000.caffemodel -iterations 100
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from netc.cli import options
+
+
+def configure(parser: options.Parser) -> None:
+    """Declare the options."""
+    options.net_options(parser, phase="TEST")
+    options.weights_options(parser, "to score")
+    options.iterations_option(parser, "batches to run")
+    options.backend_options(parser)
+    options.format_option(parser, "text", "json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score."""
+    from netc.assemble import executor, load_graph
+    from netc.backends import find_backend
+    from netc.layers.types import Phase
+    from netc.learned import load_weights
+    from netc.report.machine import to_json
+    from netc.train.log import log_to, logger
+    from netc.train.scoring import score
+    from netc.weights import split_list
+
+    options.require_weights(args)
+    with log_to():
+        options.mention_gpu(args.gpu, logger)
+        graph = load_graph(args.model, Phase[args.phase], args.level, args.stage)
+        for note in graph.notes:
+            logger.warning("%s", note)
+        net = executor(graph, find_backend(args.backend), train=False)
+        files = split_list(args.weights) if args.weights else []
+        load_weights(net, files, exact=not args.random_weights, tell=logger.info)
+        scores = score(net, args.iterations)
+    if args.format == "json":
+        print(to_json(scores.as_dict() | {"iterations": args.iterations}))
+    return 0
