@@ -19,12 +19,11 @@ import numpy as np
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import NetcError, fail
-from netc.graph.build import NetState
-from netc.layers.types import Phase
 from netc.runtime import Executor
-from netc.schema import Source, netc_pb2, read_net, resolve
+from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
 from netc.train.log import logger
+from netc.train.nets import solver_nets
 from netc.train.scoring import Scores, average_outputs, outputs_of, weighted
 from netc.train.settings import SolverSettings, read_settings
 from netc.train.update import RULES, UpdateRule
@@ -87,32 +86,24 @@ class Solver:
         self.scores: list[Scores] = []
         seed = self.settings.random_seed
         self.seed = seed if seed >= 0 else secrets.randbits(31)
-        message = source.message
-        train_source, test_sources = _nets(source)
-        asked = netc_pb2.NetState(stage=stages)
-        if level:
-            asked.level = level
-        train_state = _state(Phase.TRAIN, train_source.message.state, message.train_state, asked)
+        train, *tests = solver_nets(source, level, stages)
         #: The training net's layers as the text has them, for snapshots.
-        self.messages = tuple(filter(train_state.includes, train_source.message.layer))
+        self.messages = tuple(filter(train.state.includes, train.source.message.layer))
         self.net: Executor = make(
-            train_source, train_state, backend, train=True, keep=keep, seed=self.seed
+            train.source, train.state, backend, train=True, keep=keep, seed=self.seed
         )
-        self.test_nets: list[Executor] = []
-        for i, test_source in enumerate(test_sources):
-            override = message.test_state[i] if message.test_state else netc_pb2.NetState()
-            test_state = _state(Phase.TEST, test_source.message.state, override)
-            self.test_nets.append(
-                make(
-                    test_source,
-                    test_state,
-                    backend,
-                    train=False,
-                    keep=keep,
-                    seed=self.seed,
-                    sharing=self.net,
-                )
+        self.test_nets: list[Executor] = [
+            make(
+                test.source,
+                test.state,
+                backend,
+                train=False,
+                keep=keep,
+                seed=self.seed,
+                sharing=self.net,
             )
+            for test in tests
+        ]
         self.rule: UpdateRule = RULES[self.settings.type](self.settings, self.net.plan.graph.params)
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
         self._last_display = (0, time.monotonic())
@@ -374,73 +365,3 @@ def batch_size(net: Executor) -> int:
             shape = graph.blobs[node.tops[0]].shape
             return shape[0] if shape else 1
     return 0
-
-
-def _state(phase: Phase, *states: netc_pb2.NetState) -> NetState:
-    """Merge states as Caffe's solver does: the phase, then the net's own state.
-
-    Then the solver's.
-    """
-    merged = netc_pb2.NetState(phase=phase.name)
-    for state in states:
-        merged.MergeFrom(state)
-    return NetState(Phase(merged.phase), merged.level, tuple(merged.stage))
-
-
-def _nets(
-    source: Source[netc_pb2.SolverParameter],
-) -> tuple[Source[netc_pb2.NetParameter], list[Source[netc_pb2.NetParameter]]]:
-    """Return the training net and one test net for each test_iter.
-
-    Wherever the solver file has them.
-    """
-    message = source.message
-    given = [n for n in ("net", "net_param", "train_net", "train_net_param") if message.HasField(n)]
-    if len(given) != 1:
-        raise fail(
-            "a solver needs exactly one training net",
-            span=source.span(given[1]) if given else source.span(),
-            expected="one of net, net_param, train_net, train_net_param",
-            got=" and ".join(given) or "none",
-            hint="" if given else 'add net: "train_test.prototxt"',
-        )
-    train = _open(source, given[0])
-    tests = [source.sub("test_net_param", i) for i in range(len(message.test_net_param))]
-    tests += [
-        read_net(resolve(path, source.span("test_net", i)))
-        for i, path in enumerate(message.test_net)
-    ]
-    wanted = len(message.test_iter)
-    own = given[0] in ("net", "net_param")
-    if wanted > len(tests) and own:
-        tests += [train] * (wanted - len(tests))
-    if len(tests) != wanted:
-        raise fail(
-            "the numbers of test nets and of test_iter differ",
-            span=source.span("test_iter"),
-            expected=f"{len(tests)} test_iter, one for each test net",
-            got=f"{wanted}",
-            hint="" if own else "a solver with train_net tests the nets in test_net",
-        )
-    if message.test_state and len(message.test_state) != wanted:
-        raise fail(
-            "the numbers of test nets and of test_state differ",
-            span=source.span("test_state"),
-            expected=f"none or {wanted} test_state, one for each test net",
-            got=len(message.test_state),
-        )
-    if tests and not message.test_interval:
-        raise fail(
-            "test_iter is set, but test_interval is not",
-            span=source.span("test_iter"),
-            expected="test_interval > 0 iterations between tests",
-            got="none",
-            hint="add test_interval: 500",
-        )
-    return train, tests
-
-
-def _open(source: Source[netc_pb2.SolverParameter], name: str) -> Source[netc_pb2.NetParameter]:
-    if name.endswith("_param"):
-        return source.sub(name)
-    return read_net(resolve(getattr(source.message, name), source.span(name)))
