@@ -38,6 +38,8 @@ class Engine(enum.Enum):
     DEFAULT = 0
     CAFFE = 1
     CUDNN = 2
+    MKL2017 = 3
+    MKLDNN = 4
 
 
 @dataclass(frozen=True)

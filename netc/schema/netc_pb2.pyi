@@ -3792,9 +3792,10 @@ class GELUParameter(_message.Message):
     def __init__(self, approximate: _Optional[_Union[GELUParameter.Approximation, str]] = ...) -> None: ...
 
 class GradientReversalParameter(_message.Message):
-    __slots__ = ()
-    LAMBDA_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, **kwargs) -> None: ...
+    __slots__ = ("coeff",)
+    COEFF_FIELD_NUMBER: _ClassVar[int]
+    coeff: float
+    def __init__(self, coeff: _Optional[float] = ...) -> None: ...
 
 class GradientScalerParameter(_message.Message):
     __slots__ = ("lower_bound", "upper_bound", "alpha", "max_iter")

@@ -62,6 +62,15 @@ V1_TYPE_NAMES = {
     "TANH": "TanH",
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
+    # CaffeWindows
+    "BATCH_NORM": "BatchNorm",
+    "BN": "BN",
+    "ELTWISE_AFFINE": "EltwiseAffine",
+    "INSANITY": "Insanity",
+    "LOCAL": "Local",
+    "NORMALIZE": "Normalize",
+    "ROIPOOLING": "ROIPooling",
+    "TRIPLET_LOSS": "TripletLoss",
 }
 """The current name of each type of the V1 format."""
 
@@ -155,6 +164,7 @@ _SOLVER_TYPES = {
     "RMSPROP": "RMSProp",
     "ADADELTA": "AdaDelta",
     "ADAM": "Adam",
+    "SAG": "SAG",
 }
 
 
