@@ -47,19 +47,19 @@ class Net:
         self,
         network_file: Path,
         phase: int | Phase | Path,
-        level: int | Phase = 0,
+        level: int | Phase | None = None,
         stages: Sequence[str] | None = None,
         weights: Path | None = None,
     ) -> None:
-        if isinstance(phase, str | os.PathLike):
-            weights, phase, level = phase, level, 0
+        if isinstance(phase, str | os.PathLike) and level is not None:
+            weights, phase, level = phase, level, None
         which = phase_of(phase)
         if isinstance(level, Phase):
             raise fail("a level is a whole number", expected="level=0", got=repr(level))
         if isinstance(stages, str):
             raise fail("stages are a list", expected=f"stages=[{stages!r}]", got=repr(stages))
         source = read_net(os.fspath(network_file))
-        state = net_state(source.message, which, level, tuple(stages or ()))
+        state = net_state(source.message, which, level or 0, tuple(stages or ()))
         self._runner = Runner(source, state, find_backend(), seed=seeds.next())
         self._set_up()
         if weights is not None:

@@ -96,7 +96,6 @@ class Runner(Executor):
         self.messages = tuple(filter(state.includes, source.message.layer))
         self._must_train = must_train
         self._plans: dict[frozenset[tuple[str, tuple[int, ...]]], _Compiled] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
         # Arrays of another shape than the net has, given to users by Blob.reshape.
         self._reshaped: dict[str, tuple[FloatArray, FloatArray]] = {}
         # What users see as diff where no gradient reaches.
@@ -105,6 +104,8 @@ class Runner(Executor):
         self.backward_watchers = Watchers()
         self._compiled = self._compile(backend, {})
         graph = self.layout.graph
+        self._shapes = {name: graph.blobs[name].shape for name in self.layout.inputs}
+        self._plans = {frozenset(self._shapes.items()): self._compiled}
         several = {name: keys for name, keys in self.layout.blobs.items() if len(keys) > 1}
         self._data_of = {name: _InPlace(keys, keys[-1]) for name, keys in several.items()}
         self._diff_of = {name: _InPlace(keys, keys[-1]) for name, keys in several.items()}
@@ -309,9 +310,9 @@ class Runner(Executor):
                 # Caffe overwrites the weight that its next backward pass would have to start from.
                 # Here it stays, and is what users see.
                 continue
-            for below, key in reversed(tuple(zip(blob.keys, blob.keys[1:], strict=False))):
-                if last <= self._node(key) <= first and below in self.plan.diff:
-                    blob.content = below
+            for key in reversed(blob.keys):
+                if key in self.plan.diff and self._is_written(key, first, last):
+                    blob.content = key
             if blob.seen:
                 self._publish(blob, self.diff)
 
@@ -323,7 +324,11 @@ class Runner(Executor):
         if self.plan.graph.blobs[key].loss_weight:
             return None
         # What a reader overwrites first need not be brought.
-        return None if any(last <= i <= first for i in self._passing_back(key)) else key
+        return None if self._is_written(key, first, last) else key
+
+    def _is_written(self, key: str, first: int, last: int) -> bool:
+        """Say whether one of the nodes, from `first` down to `last`, gives the blob a gradient."""
+        return any(last <= reader <= first for reader in self._passing_back(key))
 
     def _publish(self, blob: _InPlace, array: Callable[[str], FloatArray]) -> None:
         """Bring the content to the array that users have."""

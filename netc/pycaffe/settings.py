@@ -75,4 +75,8 @@ def phase_of(value: object) -> Phase:
         return value
     if isinstance(value, int) and value in (TRAIN, TEST):
         return Phase(value)
-    raise fail("this is not a phase", expected="TRAIN or TEST", got=repr(value))
+    raise fail(
+        "this is not a phase",
+        expected="TRAIN or TEST: Net(file, TEST), Net(file, TEST, weights=file)",
+        got=repr(value),
+    )
