@@ -19,6 +19,7 @@ from netc.layers.data import ImageReader, Reader
 from netc.layers.types import Array, BlobType, Layer, Phase
 from netc.plan import plan
 from netc.runtime import Executor
+from netc.runtime.standin import StandIn, fill_inputs
 from netc.schema import Source, netc_pb2, read_net
 
 
@@ -83,17 +84,16 @@ def _probe_or_assume(
 def open_feeds(graph: Graph, seed: int) -> dict[int, Feed]:
     """Open the data source of every layer that reads one, by node index."""
     return {
-        index: open_feed(
-            node.layer,
-            node.name,
-            tuple(graph.blobs[key].shape for key in node.tops),
-            phase=graph.phase,
-            seed=seed,
-            span=node.span,
-        )
+        index: _open(graph, index, seed)
         for index, node in enumerate(graph.nodes)
         if node.layer.reads_data
     }
+
+
+def _open(graph: Graph, index: int, seed: int) -> Feed:
+    node = graph.nodes[index]
+    shapes = tuple(graph.blobs[key].shape for key in node.tops)
+    return open_feed(node.layer, node.name, shapes, phase=graph.phase, seed=seed, span=node.span)
 
 
 def executor(
@@ -108,6 +108,35 @@ def executor(
     """Plan a graph, open its data and give it memory."""
     planned = plan(graph, backend, train=train, keep=keep)
     return Executor(planned, backend, seed=seed, params=params, feeds=open_feeds(graph, seed))
+
+
+def timed_executor(
+    graph: Graph, backend: Backend, *, train: bool, replaced: Iterable[str] = ()
+) -> tuple[Executor, list[str]]:
+    """Do the same for a net whose speed alone matters; return it with remarks.
+
+    Its inputs are filled. Made-up values stand for data that is absent and for that of layers with
+    a top among `replaced`, whose shapes are not those of the data.
+    """
+    feeds: dict[int, Feed | StandIn] = {}
+    remarks = []
+    for index, node in enumerate(graph.nodes):
+        if not node.layer.reads_data:
+            continue
+        absent = replaced_here = any(graph.blobs[key].name in replaced for key in node.tops)
+        if not replaced_here:
+            try:
+                probe(node.layer, node.span)
+            except DataAbsent:
+                absent = True
+        if absent:
+            feeds[index] = StandIn(graph, index)
+            remarks.append(f"layer {node.label} gives random values, and no data is read")
+        else:
+            feeds[index] = _open(graph, index, 0)
+    net = Executor(plan(graph, backend, train=train), backend, feeds=feeds)
+    fill_inputs(net)
+    return net, remarks
 
 
 def assembled(

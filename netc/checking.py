@@ -1,0 +1,177 @@
+"""Every mistake in nets and solvers that can be found without running them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+from netc.assemble import shaped
+from netc.errors import NetcError, Problem, Span, in_order, nearest
+from netc.graph.build import NetState, net_state
+from netc.layers.types import Phase
+from netc.plan.need import find_need
+from netc.report.problems import FileReport
+from netc.schema import netc_pb2, read_net, read_solver, resolve
+from netc.schema.kinds import is_solver
+from netc.train.nets import SolverNet, solver_nets
+from netc.train.settings import read_settings
+
+T = TypeVar("T")
+
+
+def check(
+    files: Sequence[str],
+    *,
+    level: int = 0,
+    stages: Sequence[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> list[FileReport]:
+    """Check the text, the layers and the settings of nets and solvers, told apart by content.
+
+    A net is built for each phase that its text speaks of, a solver with all of its nets; `level`
+    and `stages` are compared with include and exclude rules. Absent data is no problem where
+    `shapes` (by blob name) or the settings tell its shape. A mistake is in one report only, the
+    first of a file that leads to it.
+    """
+    told: set[object] = set()
+    blobs: set[str] = set()
+    all_built = True
+    reports = []
+    for file in files:
+        one = _FileCheck(file, level, tuple(stages), shapes or {})
+        summary = one.run()
+        blobs |= one.blobs
+        all_built &= bool(one.blobs)
+        # In two phases the shapes in a message may differ; the mistake is one.
+        problems = {_identity(problem): problem for problem in reversed(in_order(one.problems))}
+        fresh = [p for key, p in reversed(problems.items()) if key not in told]
+        old = [p.span.file for key, p in problems.items() if key in told and p.span]
+        told.update(problems)
+        reports.append(
+            FileReport(
+                file,
+                tuple(fresh),
+                tuple(dict.fromkeys(one.notes)),
+                "" if problems else summary,
+                tuple(sorted(set(old))),
+            )
+        )
+    if all_built:
+        reports += [_no_such_blob(name, blobs) for name in shapes or {} if name not in blobs]
+    return reports
+
+
+def _identity(problem: Problem) -> object:
+    span = problem.span or Span("")
+    # Two ways to name a file are one file.
+    file = os.path.realpath(span.file)
+    return file, span.line, span.column, problem.layer, problem.what
+
+
+def _no_such_blob(name: str, blobs: Iterable[str]) -> FileReport:
+    what = f"a shape is given for blob '{name}', which no net has as an input or as data"
+    return FileReport("", (Problem(what, got=f"-shape {name}=...", hint=nearest(name, blobs)),))
+
+
+class _FileCheck:
+    """The check of one file. `blobs` are those whose shape somebody may set."""
+
+    def __init__(
+        self,
+        file: str,
+        level: int,
+        stages: tuple[str, ...],
+        shapes: Mapping[str, Sequence[int]],
+    ) -> None:
+        self.file = file
+        self.level = level
+        self.stages = stages
+        self.shapes = shapes
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.blobs: set[str] = set()
+
+    def run(self) -> str:
+        """Find everything; return what the file holds."""
+        return self._solver() if is_solver(self.file) else self._net()
+
+    def _net(self) -> str:
+        source = self._attempt(partial(read_net, self.file))
+        if source is None:
+            return ""
+        self.notes += [f"{self.file}: {change}" for change in source.upgraded]
+        states = [
+            net_state(source.message, phase, self.level, self.stages)
+            for phase in _phases(source.message)
+        ]
+        return self._graphs([SolverNet(source, state) for state in states])
+
+    def _solver(self) -> str:
+        source = self._attempt(partial(read_solver, self.file))
+        if source is None:
+            return ""
+        self.notes += [f"{self.file}: {change}" for change in source.upgraded]
+        settings = self._attempt(partial(read_settings, source))
+        for i, path in enumerate(source.message.weights):
+            self._attempt(partial(resolve, path, source.span("weights", i)))
+        nets = self._attempt(partial(solver_nets, source, self.level, self.stages))
+        content = self._graphs(nets) if nets else ""
+        return f"{settings.type} solver, {content}" if settings else ""
+
+    def _graphs(self, nets: Sequence[SolverNet]) -> str:
+        """Build every net in its state, and look whether its gradients can flow."""
+        sizes: dict[str, int] = {}
+        for net in nets:
+            source, state = net.source, net.state
+            layers = [layer for layer in source.message.layer if state.includes(layer)]
+            sizes.setdefault(state.phase.name, len(layers))
+            tops = {top for layer in layers if not layer.bottom for top in layer.top}
+            self.blobs |= tops
+            given = {name: shape for name, shape in self.shapes.items() if name in tops}
+            graph = self._attempt(partial(shaped, source, state, shapes=given, assume=True))
+            if graph is None:
+                continue
+            self.notes += graph.notes
+            if graph.loss_blobs or graph.force_backward:
+                self._attempt(partial(find_need, graph))
+        self._note_unreached(nets)
+        return f"net '{nets[0].source.message.name}', {_sizes(sizes, nets)}"
+
+    def _note_unreached(self, nets: Sequence[SolverNet]) -> None:
+        """Name the layers that no state includes: nothing was found out about them."""
+        states: dict[int, list[NetState]] = {}
+        sources = {id(net.source): net.source for net in nets}
+        for net in nets:
+            states.setdefault(id(net.source), []).append(net.state)
+        for key, source in sources.items():
+            for i, layer in enumerate(source.message.layer):
+                if not any(state.includes(layer) for state in states[key]):
+                    self.notes.append(
+                        f"{source.span('layer', i)}: layer '{layer.name}' ({layer.type}) was not "
+                        "checked: its rules exclude it (-stage or -level may bring it in)"
+                    )
+
+    def _attempt(self, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except NetcError as error:
+            self.problems += error.problems
+            return None
+
+
+def _phases(net: netc_pb2.NetParameter) -> tuple[Phase, ...]:
+    """Return the phases to check: both where a rule asks for one, else the net's own."""
+    rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
+    if any(rule.HasField("phase") for rule in rules):
+        return (Phase.TRAIN, Phase.TEST)
+    return (Phase(net.state.phase),)
+
+
+def _sizes(sizes: Mapping[str, int], nets: Sequence[SolverNet]) -> str:
+    if len(set(sizes.values())) > 1:
+        return ", ".join(f"{phase} {n} layers" for phase, n in sizes.items())
+    n = next(iter(sizes.values()))
+    layers = f"{n} layer{'' if n == 1 else 's'}"
+    return f"{layers}, {' and '.join(sizes)}" if len(nets) > 1 else layers

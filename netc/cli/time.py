@@ -1,0 +1,62 @@
+"""Time every layer, forward and backward, or print the plan that is run.
+
+The net reads its data as in training; where the data is absent, and for Input layers, random values
+stand for it. Backward is timed where training needs it. Standard error tells each iteration.
+
+example: netc time -model zoo/lenet/lenet_train_test.prototxt -iterations 20
+         netc time -model deploy.prototxt -shape data=32,3,224,224 -format markdown
+         netc time -model net.prototxt -plan
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from netc.cli import options
+
+
+def configure(parser: options.Parser) -> None:
+    """Declare the options."""
+    options.net_options(parser, phase="TRAIN")
+    options.iterations_option(parser, "iterations to average over, after one that does not count")
+    parser.flag("plan", action="store_true", help="print the plan, and run nothing")
+    options.shape_options(parser)
+    options.backend_options(parser)
+    options.format_option(parser, "text", "json", "markdown")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time the layers."""
+    from netc.assemble import load_graph, timed_executor
+    from netc.backends import find_backend
+    from netc.layers.types import Phase
+    from netc.plan import plan
+    from netc.report.timing import render, timing
+    from netc.runtime.timing import measure
+    from netc.train.log import log_to, logger
+
+    shapes = dict(args.shape)
+    graph = load_graph(
+        args.model, Phase[args.phase], args.level, args.stage, shapes=shapes, assume=True
+    )
+    backend = find_backend(args.backend)
+    if args.plan:
+        print(plan(graph, backend, train=True).render())
+        return 0
+    with log_to():
+        options.mention_gpu(args.gpu, logger)
+        net, remarks = timed_executor(graph, backend, train=True, replaced=shapes)
+        durations = measure(
+            net,
+            args.iterations,
+            lambda i, s: logger.info("Iteration: %d forward-backward time: %g ms.", i, 1000 * s),
+        )
+    found = timing(
+        graph,
+        durations,
+        backend=backend.name,
+        iterations=args.iterations,
+        notes=[*graph.notes, *remarks],
+    )
+    print(render(found, args.format))
+    return 0
