@@ -49,6 +49,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "report",
         "google numpy rich",
     ),
+    # What is wrong with files, found without running them.
+    "checking": ("schema layers graph plan assemble report train", ""),
     "pycaffe": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
         "learned train",
@@ -56,9 +58,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "cli": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
-        "learned export ingest report train",
+        "learned export ingest report train checking",
         "google numpy",
     ),
+    "__main__": ("cli", ""),
 }
 EVERYWHERE = {"errors", "_version"}
 
