@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -43,9 +43,9 @@ class Source(Generic[M]):
 
     def sub(self, *path: str | int) -> Source[netc_pb2.NetParameter]:
         """Return the net that is inline at `path`: ("net_param",), or ("test_net_param", 1)."""
-        message: object = self.message
+        message: Any = self.message
         for step in path:
-            message = message[step] if isinstance(step, int) else getattr(message, step)  # type: ignore[index]
+            message = message[step] if isinstance(step, int) else getattr(message, step)
         assert isinstance(message, netc_pb2.NetParameter), f"no net at {path}"
         return Source(message, self.file, self.places.find(*path))
 

@@ -97,10 +97,13 @@ class _Source:
     def found(self) -> list[Problem]:
         told = list(self._problems)
         for (what, expected, hint), spans in self._repeated.items():
-            more = len(spans) - 1
-            count = f"and at {more} further place{'s' * (more > 1)}" if more else ""
-            told.append(Problem(what, spans[0], "", expected, count, hint))
+            told.append(Problem(_with_count(what, spans), spans[0], "", expected, "", hint))
         return told
+
+
+def _with_count(what: str, spans: list[Span]) -> str:
+    more = len(spans) - 1
+    return f"{what}, here and at {more} further place{'s' * (more > 1)}" if more else what
 
 
 class _T(Enum):
@@ -357,13 +360,8 @@ class _Parser:
                 self._report_unclosed(self.open[-1])
             self._close()
         if self._quoted_names:
-            more = len(self._quoted_names) - 1
-            count = f"and at {more} further place{'s' * (more > 1)}" if more else ""
-            self.problems.append(
-                Problem(
-                    "the name of a field stands without quotes", self._quoted_names[0], got=count
-                )
-            )
+            what = _with_count("the name of a field stands without quotes", self._quoted_names)
+            self.problems.append(Problem(what, self._quoted_names[0]))
         root = self.open[0]
         return Block(tuple(root.entries), root.span, root.damaged)
 
@@ -405,6 +403,15 @@ class _Parser:
                     return
                 depth -= 1
             self.next += 1
+
+    def _skip_group(self) -> None:
+        """Go behind the bracket that closes the one at hand."""
+        depth = 0
+        while self._token.type is not _T.END:
+            depth += self._is("{", "<", "[") - self._is("}", ">", "]")
+            self.next += 1
+            if depth <= 0:
+                return
 
     # Fields and values
 
@@ -644,6 +651,10 @@ class _Parser:
         elif self._is(","):
             self._add("a value is missing in the list", token, "[a, b, ...]")
             self.next += 1
+        elif self._is("["):
+            self._add("a list cannot be part of a list", token, "values or messages")
+            self._skip_group()
+            self._after_list_item()
         else:
             self._unclosed_list(token)
 
@@ -700,7 +711,7 @@ class _Parser:
         block = Block(tuple(inner.entries), inner.span, inner.damaged)
         if outer.bracket == "[":
             outer.values.append(block)
-            if self._token.type is not _T.END:
+            if self._token.type is not _T.END and not self.gave_up:
                 self._after_list_item()
             return
         if inner.name:

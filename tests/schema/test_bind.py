@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
@@ -243,6 +246,31 @@ def test_empty_message_counts_as_set() -> None:
         assert read_layer(text).HasField("relu_param")
     yaml = read("relu_param: {}", netc_pb2.LayerParameter, Format.YAML)
     assert yaml.HasField("relu_param")
+
+
+# The nets of the conformance vectors
+
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
+
+
+def test_conformance_nets_are_read_as_protobuf_reads_them() -> None:
+    files = sorted((CONFORMANCE / "layers").glob("*.npz"))
+    assert files
+    for file in files:
+        with np.load(file) as vectors:
+            text = str(vectors["prototxt"])
+        expected = text_format.Parse(text, netc_pb2.NetParameter())
+        assert read(text, netc_pb2.NetParameter) == expected, file.name
+
+
+def test_conformance_refusals_are_not_of_the_text_but_one() -> None:
+    refused_here = []
+    for case in json.loads((CONFORMANCE / "refused_nets.json").read_text("utf-8")):
+        try:
+            read(case["prototxt"], netc_pb2.NetParameter)
+        except NetcError:
+            refused_here.append(case["name"])
+    assert refused_here == ["bad_enum"]
 
 
 # Places
