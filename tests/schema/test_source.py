@@ -21,7 +21,7 @@ NET = 'name: "n"\nlayer {\n\tname: "a"\n\ttype: "ReLU" # é\n}\n'
 
 def told(path: Path, read: object = read_net) -> str:
     with pytest.raises(NetcError) as caught:
-        read(path)  # type: ignore[operator]
+        read(path)
     return str(caught.value).replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
 
 

@@ -63,7 +63,7 @@ def test_lists() -> None:
 
 
 def test_kinds() -> None:
-    kinds = [e.values[0].kind for e in read("a: 1 b: x c: 'x' d: -inf").root.entries]  # type: ignore[union-attr]
+    kinds = [e.values[0].kind for e in read("a: 1 b: x c: 'x' d: -inf").root.entries]
     assert kinds == [Kind.NUMBER, Kind.WORD, Kind.STRING, Kind.WORD]
 
 

@@ -46,7 +46,7 @@ def told(text: str, file: str = "n.yaml") -> list[str]:
     ],
 )
 def test_notations_of_a_mapping(text: str) -> None:
-    found = [entry for entry in entries(text) if entry[0] == "a"]  # type: ignore[index]
+    found = [entry for entry in entries(text) if entry[0] == "a"]
     assert found == [("a", [("b", "1"), ("c", "x"), ("c", "y")])]
 
 
@@ -99,7 +99,7 @@ layer:
 - {name: b, <<: [*conv, *more]}
 - {<<: *conv, type: Mine}
 """
-    layers = [v for k, v in entries(text) if k == "layer"]  # type: ignore[misc]
+    layers = [v for k, v in entries(text) if k == "layer"]
     param = ("param", [("num_output", "1")])
     assert layers == [
         [("name", "a"), ("type", "Convolution"), param],
