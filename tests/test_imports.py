@@ -51,6 +51,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     # What is wrong with files, found without running them.
     "checking": ("schema layers graph plan assemble report train", ""),
+    # Old files, written anew.
+    "upgrading": ("text schema weights", "google"),
     "pycaffe": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
         "learned train",
@@ -58,7 +60,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "cli": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
-        "learned export ingest report train checking",
+        "learned export ingest report train checking upgrading",
         "google numpy",
     ),
     "__main__": ("cli", ""),
