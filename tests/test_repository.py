@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -130,6 +131,25 @@ def test_what_the_readme_names_exists() -> None:
     verbs = set(re.findall(r"(?<!from )\bnetc ([a-z]+)\b", readme))
     assert verbs
     assert not [verb for verb in verbs if not (ROOT / "netc" / "cli" / f"{verb}.py").exists()]
+
+
+def test_the_readme_shows_what_check_prints(tmp_path: Path) -> None:
+    net = (ROOT / "zoo" / "lenet" / "lenet_train_test.prototxt").read_text(encoding="utf-8")
+    for right, wrong in (("num_output: 500", "num_outputs: 500"), ("pool: MAX", "pool: MAXX")):
+        net = net.replace(right, wrong, 1)
+    (tmp_path / "my_net.prototxt").write_text(net, encoding="utf-8")
+    told = subprocess.run(
+        [sys.executable, "-m", "netc", "check", "my_net.prototxt"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert "2 mistakes" in told.stdout
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "".join(f"    {line}\n" for line in told.stdout.splitlines()) in readme
 
 
 def test_the_makefile_names_only_what_exists() -> None:
