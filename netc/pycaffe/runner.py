@@ -45,9 +45,8 @@ class _Compiled:
 class _InPlace:
     """A blob of several versions.
 
-    `content` is the version whose buffer holds what Caffe's one array would hold. Once `seen`, the
-    array of the last version has left the house and holds it too, between runs: users may have
-    written to it.
+    `content` is the version whose buffer holds what Caffe's one array would hold. Once the array of
+    the last version has been `seen` by a user, it is that one between runs.
     """
 
     keys: tuple[str, ...]
@@ -57,10 +56,6 @@ class _InPlace:
     @property
     def last(self) -> str:
         return self.keys[-1]
-
-    @property
-    def current(self) -> str:
-        return self.last if self.seen else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +274,7 @@ class Runner(Executor):
     def _forward_part(self, first: int, last: int) -> None:
         for blob in self._data_of.values():
             if key := self._version_read(blob, first, last):
-                _move(self.data, blob.current, key)
+                _move(self.data, blob.content, key)
         super().forward(first, last)
         for blob in self._data_of.values():
             for key in blob.keys:
@@ -303,7 +298,7 @@ class Runner(Executor):
     def _backward_part(self, first: int, last: int) -> None:
         for blob in self._diff_of.values():
             if key := self._version_seeded(blob, first, last):
-                _move(self.diff, blob.current, key)
+                _move(self.diff, blob.content, key)
         super().backward(first, last)
         for blob in self._diff_of.values():
             if self.plan.graph.blobs[blob.last].loss_weight:

@@ -382,6 +382,20 @@ def test_calls_around_layers(tmp_path: Path) -> None:
     assert [i for _, i in calls] == [1, 1, 2, 2, 2, 2, 1, 1]
 
 
+def test_calls_around_layers_do_not_change_what_is_drawn(tmp_path: Path) -> None:
+    text = """
+    layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 100 } } }
+    layer { name: "a" type: "Dropout" bottom: "x" top: "a" }
+    layer { name: "b" type: "Dropout" bottom: "a" top: "b" }
+    """
+    quiet, watched = net_of(tmp_path, text), net_of(tmp_path, text)
+    watched._runner.seed = quiet._runner.seed
+    watched.before_forward(lambda i: None)
+    for _ in range(2):
+        x = np.ones(100)
+        np.testing.assert_array_equal(quiet.forward(x=x)["b"], watched.forward(x=x)["b"])
+
+
 # -- shapes ----------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,26 @@ def test_a_weighted_top_in_place_starts_every_pass_from_its_weight(tmp_path: Pat
         np.testing.assert_array_equal(net.blobs["y"].diff, [3, 3, 3])
 
 
+def test_a_loss_that_is_read_has_its_weight_and_its_readers_gradient(tmp_path: Path) -> None:
+    text = """
+    force_backward: true
+    layer { name: "in" type: "Input" top: "x" top: "t" input_param { shape { dim: 1 dim: 3 } } }
+    layer { name: "loss" type: "EuclideanLoss" bottom: "x" bottom: "t" top: "loss" }
+    layer { name: "twice" type: "Power" bottom: "loss" top: "twice" power_param { scale: 2 } }
+    """
+    net = net_of(tmp_path, text)
+    write_inputs(net)
+    net.forward()
+    difference = net.blobs["x"].data - net.blobs["t"].data
+    net.blobs["twice"].diff[...] = 10
+    for _ in range(2):
+        net.backward()
+        np.testing.assert_allclose(net.blobs["x"].diff, 21 * difference, rtol=1e-6)
+        net.backward(end="twice")
+        net.backward(start="loss")
+        np.testing.assert_allclose(net.blobs["x"].diff, 21 * difference, rtol=1e-6)
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(net_texts(), st.data())
 def test_parts_looked_at_in_between_are_the_whole(text: str, data: st.DataObject) -> None:
