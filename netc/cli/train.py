@@ -10,6 +10,8 @@ example: netc train -solver solvers/lenet.prototxt
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from typing import Any
 
@@ -43,11 +45,15 @@ def run(args: argparse.Namespace) -> int:
     from netc.schema import read_solver
     from netc.train import signals, tuning
     from netc.train.log import log_to, logger
+    from netc.train.outcome import outcome
     from netc.train.progress import progress_row
     from netc.train.solver import Action, Solver
+    from netc.weights import split_list
 
     tuning.check_start(args.weights, args.snapshot)
-    actions = signals.SignalActions(Action(args.sigint_effect), Action(args.sighup_effect))
+    actions = signals.SignalActions(
+        Action(args.sigint_effect), Action(args.sighup_effect), tell=_say_at_once
+    )
     source = read_solver(args.solver)
     with (
         actions.installed(),
@@ -63,6 +69,13 @@ def run(args: argparse.Namespace) -> int:
             stages=args.stage,
         )
         solver.observers.append(row.show)
-        tuning.start(solver, options.names(args.weights), args.snapshot)
+        tuning.start(solver, split_list(args.weights) if args.weights else [], args.snapshot)
         solver.solve()
+    print(*outcome(solver), sep="\n")
     return 0
+
+
+def _say_at_once(line: str) -> None:
+    """Write past all buffers: a signal may come in the middle of another line."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), f"\nnetc: {line}\n".encode())

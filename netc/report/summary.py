@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from netc.graph.types import Graph
+from netc.errors import NetcError
+from netc.graph.types import Graph, Node
+from netc.plan.memory import assign
+from netc.plan.need import find_need, no_need
+from netc.plan.types import Need
 from netc.report.machine import to_json
 from netc.report.table import size, table
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer. `params` counts values (shared ones where they appear first).
+    """One layer.
 
-    `macs` multiply-adds, `bytes` its tops.
+    `params` counts learned values (shared ones where they appear first), `macs` multiply-adds,
+    `bytes` the memory of its tops; a top that is written in place of the bottom takes none.
     """
 
     name: str
@@ -27,6 +32,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: of the params, and of all blobs as netc plans them, to run and to train.
+
+    Training adds the gradients of blobs and params; what a solver keeps besides is not counted.
+    None where the net cannot be trained.
+    """
+
+    params: int
+    run: int
+    train: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The rows and their sums, for one forward pass of the whole batch."""
 
@@ -36,6 +54,7 @@ class Summary:
     params: int
     macs: int
     bytes: int
+    memory: Memory
     notes: tuple[str, ...]
 
 
@@ -53,7 +72,7 @@ def summarize(graph: Graph) -> Summary:
                 tops=tuple(graph.blobs[key].shape for key in node.tops),
                 params=sum(math.prod(graph.params[i].shape) for i in owned),
                 macs=node.layer.cost(bottoms, node.signature),
-                bytes=4 * sum(graph.blobs[key].type.count for key in node.tops),
+                bytes=4 * _new_values(graph, node),
             )
         )
     return Summary(
@@ -63,8 +82,40 @@ def summarize(graph: Graph) -> Summary:
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         bytes=sum(row.bytes for row in rows),
+        memory=_memory(graph),
         notes=graph.notes,
     )
+
+
+def _new_values(graph: Graph, node: Node) -> int:
+    names = {graph.blobs[key].name for key in node.bottoms}
+    tops = (graph.blobs[key] for key in node.tops)
+    return sum(blob.type.count for blob in tops if blob.name not in names)
+
+
+def _memory(graph: Graph) -> Memory:
+    params = 4 * sum(math.prod(param.shape) for param in graph.params)
+    run = _planned(graph, no_need(graph)) + params
+    try:
+        need = find_need(graph)
+    except NetcError:
+        return Memory(params, run, None)
+    if not any(need.runs):
+        return Memory(params, run, None)
+    learned = {
+        use.param
+        for node, wants in zip(graph.nodes, need.params, strict=True)
+        for use, want in zip(node.params, wants, strict=True)
+        if want
+    }
+    diffs = 4 * sum(math.prod(graph.params[i].shape) for i in learned)
+    return Memory(params, run, _planned(graph, need) + params + diffs)
+
+
+def _planned(graph: Graph, need: Need) -> int:
+    memory = assign(graph, need, frozenset(), keep_all=False)
+    own = sum(storage.nbytes for storage in memory.storages if storage.offset is None)
+    return memory.arena_bytes + own
 
 
 def render(summary: Summary, form: str = "text") -> str:
@@ -80,7 +131,7 @@ def render(summary: Summary, form: str = "text") -> str:
             _shapes(row.tops),
             f"{row.params:,}" if row.params else "-",
             f"{row.macs:,}" if row.macs else "-",
-            size(row.bytes),
+            size(row.bytes) if row.bytes else "-",
         )
         for row in summary.rows
     ]
@@ -99,10 +150,16 @@ def render(summary: Summary, form: str = "text") -> str:
         [
             *([f"## {title}", ""] if markdown else [title]),
             *table(header, body, total, right=range(4, 7), markdown=markdown),
-            *([""] if markdown and summary.notes else []),
+            *([""] if markdown else []),
+            _told(summary.memory),
             *(f"note: {note}" for note in summary.notes),
         ]
     )
+
+
+def _told(memory: Memory) -> str:
+    train = f", {size(memory.train)} to train" if memory.train is not None else ""
+    return f"as planned, in all: {size(memory.run)} to run{train} (params: {size(memory.params)})"
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

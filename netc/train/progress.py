@@ -63,7 +63,9 @@ class _TerminalRow(Row):
         if now - self._drawn < _INTERVAL:
             return
         self._drawn = now
-        self.live.update(self._text(self.line(progress)), refresh=True)
+        # One line, whatever the terminal's width: the row must not push the log about.
+        row = self._text(self.line(progress), no_wrap=True, overflow="ellipsis")
+        self.live.update(row, refresh=True)
 
     def line(self, progress: Progress) -> str:
         """Return the row's text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from netc.train.solver import Action
@@ -14,11 +14,18 @@ class SignalActions:
     """The action that signals have asked for since the last question.
 
     `sigint` and `sighup` say what Ctrl-C and a hang-up mean; SIGTERM always stops, with the last
-    snapshot that a stop includes. A second Ctrl-C while the first is being answered interrupts at
-    once.
+    snapshot that a stop includes. A signal without an effect is ignored, as in Caffe. A second
+    Ctrl-C while the first is being answered interrupts at once. `tell` gets a line when a signal
+    has come in, at any moment: what it does must not get in the way of what is being done.
     """
 
-    def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
+    def __init__(
+        self,
+        sigint: Action = Action.STOP,
+        sighup: Action = Action.SNAPSHOT,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._tell = tell
         self._effects = {signal.SIGINT: sigint, signal.SIGTERM: Action.STOP}
         if hasattr(signal, "SIGHUP"):  # not on Windows
             self._effects[signal.SIGHUP] = sighup
@@ -36,9 +43,8 @@ class SignalActions:
     def installed(self) -> Iterator[SignalActions]:
         """Catch the signals inside a `with` block, and restore their former handlers after it."""
         former = {
-            number: signal.signal(number, self._note)
+            number: signal.signal(number, signal.SIG_IGN if effect is Action.NONE else self._note)
             for number, effect in self._effects.items()
-            if effect is not Action.NONE
         }
         try:
             yield self
@@ -52,5 +58,9 @@ class SignalActions:
             raise KeyboardInterrupt
         if self._asked is not Action.STOP:
             self._asked = effect
+        name = signal.Signals(number).name
         if effect is Action.STOP:
-            self.stopped_by = signal.Signals(number).name
+            self.stopped_by = name
+            self._tell(f"{name}: stopping after this iteration; Ctrl-C (again) stops at once")
+        else:
+            self._tell(f"{name}: a snapshot follows this iteration")

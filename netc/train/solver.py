@@ -83,6 +83,7 @@ class Solver:
         self.after_gradients: list[Callable[[Solver], None]] = []
         self.iter = 0
         self.stopped_early = False
+        self.last_snapshot: tuple[Path, Path] | None = None
         self.scores: list[Scores] = []
         seed = self.settings.random_seed
         self.seed = seed if seed >= 0 else secrets.randbits(31)
@@ -338,7 +339,8 @@ class Solver:
 
     def snapshot(self) -> tuple[Path, Path]:
         """Write weights and solver state, each atomically; return both paths."""
-        return snapshot.save(self)
+        self.last_snapshot = snapshot.save(self)
+        return self.last_snapshot
 
     def reseed(self, seed: int) -> None:
         """Take over the seed of a snapshot: data and layers go on with its random numbers."""

@@ -1,0 +1,52 @@
+"""What a training run leaves behind, and what to do with it next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from netc.errors import NetcError
+from netc.schema import resolve
+from netc.train.solver import Solver
+
+
+def outcome(solver: Solver) -> list[str]:
+    """Return lines: how far the run came, where its snapshot lies, the commands that may follow."""
+    done, wanted = solver.iter, solver.settings.max_iter
+    what = "stopped at" if solver.stopped_early else "trained to"
+    lines = [f"{what} iteration {done}" + (f" of {wanted}" if done < wanted else "")]
+    if solver.last_snapshot is None:
+        return [*lines, "no snapshot was written (see snapshot and snapshot_after_train)"]
+    weights, state = map(_short, solver.last_snapshot)
+    lines.append(f"  weights  {weights}")
+    solver_file = solver.source.file
+    lines.append(f"  go on    {_command('train', solver=solver_file, snapshot=state)}")
+    if not solver.stopped_early and (net := _net_file(solver)):
+        output = str(Path(weights.removesuffix(".h5")).with_suffix(".onnx"))
+        lines.append(f"  export   {_command('export', model=net, weights=weights, output=output)}")
+    return lines
+
+
+def _net_file(solver: Solver) -> str:
+    message = solver.source.message
+    for name in ("net", "train_net"):
+        if message.HasField(name):
+            try:
+                return _short(resolve(getattr(message, name), solver.source.span(name)))
+            except NetcError:  # it was there when the run began
+                return ""
+    return ""
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it: from the working directory where it lies below that."""
+    real = path.resolve()
+    try:
+        return str(real.relative_to(Path.cwd()))
+    except ValueError:
+        return str(real)
+
+
+def _command(verb: str, **flags: str) -> str:
+    given = (f"-{name} {shlex.quote(value)}" for name, value in flags.items())
+    return " ".join(["netc", verb, *given])
