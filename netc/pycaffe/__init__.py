@@ -3,14 +3,19 @@
     Net(file, phase, weights=...)      a net: blobs, params, forward, backward, save
     get_solver(file), SGDSolver(file)  training: step, solve, snapshot
     set_random_seed(n)                 the same fillers and dropout in every run
+    NetSpec, layers, params, to_proto  nets written in Python
+    io.Transformer, Classifier         images in, class probabilities out
 
 What differs from pycaffe: mistakes are a `netc.errors.NetcError` that says what to do, where
 pycaffe raises RuntimeError or Exception or ends the process. `save` writes HDF5 where the name ends
 in `.h5`. There is no GPU backend: `set_mode_gpu` says so and goes on.
 """
 
+from netc.pycaffe import io, proto
 from netc.pycaffe.blob import Blob, Layer
+from netc.pycaffe.classifier import Classifier
 from netc.pycaffe.net import Net
+from netc.pycaffe.net_spec import NetSpec, layers, params, to_proto
 from netc.pycaffe.settings import (
     TEST,
     TRAIN,
@@ -41,17 +46,24 @@ __all__ = [
     "AdaGradSolver",
     "AdamSolver",
     "Blob",
+    "Classifier",
     "Layer",
     "NesterovSolver",
     "Net",
+    "NetSpec",
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
     "__version__",
     "get_solver",
+    "io",
     "layer_type_list",
+    "layers",
+    "params",
+    "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
     "set_random_seed",
+    "to_proto",
 ]

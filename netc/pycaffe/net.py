@@ -252,7 +252,10 @@ class Net:
         Keyword arguments are the inputs, with as many items as there are. Returns copies of the
         outputs and of the blobs asked for, for all items.
         """
-        given = self._items(kwargs)
+        return self._forward_all(blobs, kwargs)
+
+    def _forward_all(self, blobs: Sequence[str] | None, inputs: Mapping[str, Values]) -> Outputs:
+        given = self._items(inputs)
         found: dict[str, list[FloatArray]] = {}
         for batch in self._batch(given):
             self._set_all(batch, "data")
