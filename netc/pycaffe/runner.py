@@ -165,6 +165,12 @@ class Runner(Executor):
             self._no_diff[name] = self._array(shape)
         return self._no_diff[name]
 
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all params to zero, also for those who have the arrays."""
+        super().clear_param_diffs()
+        # An executor may put this off until somebody asks for them.
+        _ = self.param_diffs
+
     def visible_param_diff(self, index: int) -> FloatArray:
         """Return the gradient of a param; zeros, which nothing adds to, where there is none."""
         diff: FloatArray | None = self.param_diffs[index]
