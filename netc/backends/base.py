@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from netc.graph.types import Node
-from netc.layers.types import Array, ArrayNamespace
+from netc.layers.types import Array, ArrayNamespace, KeptType, Reads
 
 # A step ready to run: everything is looked up and shaped, calling it does the work.
 Prepared = Callable[[], None]
@@ -15,7 +15,7 @@ Prepared = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A backend's answer for a node it has no kernel for.
+    """A backend's answer for nodes it has no kernel for.
 
     With the reason that `netc time -plan` shows.
     """
@@ -24,12 +24,54 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """The arrays and facts of one step.
+class Layout:
+    """How the elements of an array lie in memory where that is not C order.
 
-    Diffs that nobody wants are None. `adds[i]`: the gradient for bottom i is added to what its diff
-    holds. Gradients of params always add. `random()` gives the numpy Generator of (seed, layer,
-    pass).
+    `name` is the backend's word for it ("aBcd16b"), for arrays of `dims`; these are the shape of
+    the blob, or a shape with as many elements that the backend sees it in. `nbytes` counts the
+    padding that the layout needs, which holds zeros. None stands for C order everywhere.
+    """
+
+    dims: tuple[int, ...]
+    name: str
+    nbytes: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a kernel is asked for: one node, or a chain of nodes run as one.
+
+    `bottoms` are the shapes that come from outside the chain, `layouts` how they lie in memory.
+    `params` are the layouts that the params have already, "" for those that are still free. `train`
+    says whether backward runs, the wants for what.
+    """
+
+    nodes: tuple[Node, ...]
+    bottoms: tuple[tuple[int, ...], ...]
+    tops: tuple[tuple[int, ...], ...]
+    layouts: tuple[Layout | None, ...]
+    params: tuple[Layout | str | None, ...]
+    train: bool
+    wants_bottoms: tuple[bool, ...]
+    wants_params: tuple[bool, ...]
+
+    @property
+    def node(self) -> Node:
+        """The first node: the only one, unless it is a chain."""
+        return self.nodes[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The arrays and facts of one step, each array in the layout that the kernel asked for.
+
+    Arrays in C order have the blob's shape; the others are flat, padding included. Diffs that
+    nobody wants are None. `adds[i]`: the gradient for bottom i is added to what its diff holds;
+    only for kernels that can add. Gradients of params overwrite. `scratch` is memory for
+    the duration of the step. `random()` gives the numpy Generator of (seed, layer, pass).
     """
 
     node: Node
@@ -42,13 +84,46 @@ class Binding:
     param_diffs: tuple[Array | None, ...]
     adds: tuple[bool, ...]
     random: Callable[[], Any]
+    scratch: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a kernel needs from the plan.
+
+    `bottoms`, `tops` and `params`: the layouts that it takes, also of the diffs. `kept`: what it
+    leaves in forward for backward. `reads`: what its backward looks at. `in_place`: the top may lie
+    where bottom 0 lies, the diff of bottom 0 where that of the top lies. `can_add`: its gradients
+    for bottoms can be added to what is there. `forward_scratch` and `backward_scratch`: bytes for
+    the duration of a step. `reorders`: copies between layouts inside the kernel, for printing.
+    """
+
+    bottoms: tuple[Layout | None, ...]
+    tops: tuple[Layout | None, ...]
+    params: tuple[Layout | None, ...]
+    kept: tuple[KeptType, ...] = ()
+    reads: Reads = Reads.NOTHING
+    in_place: bool = False
+    can_add: bool = False
+    forward_scratch: int = 0
+    backward_scratch: int = 0
+    reorders: tuple[str, ...] = ()
 
 
 class Kernel(Protocol):
-    """One node in one direction, on one backend."""
+    """A node, or a chain of nodes, on one backend: both directions."""
 
-    def prepare(self, binding: Binding) -> Prepared:
+    @property
+    def terms(self) -> Terms:
+        """What it needs from the plan."""
+        ...
+
+    def forward(self, binding: Binding) -> Prepared:
         """Do all the work that need not be repeated and return the call that is."""
+        ...
+
+    def backward(self, binding: Binding) -> Prepared:
+        """Likewise for the backward pass."""
         ...
 
 
@@ -69,8 +144,28 @@ class Backend(Protocol):
         """Return the backends to ask for a kernel, this one first, the reference last."""
         ...
 
-    def kernel_for(self, node: Node, direction: Any) -> Kernel | Declined:
+    def chains(self) -> Sequence[tuple[str, ...]]:
+        """Return the chains of layer types that it may run as one, the longest first."""
+        ...
+
+    def kernel_for(self, job: Job) -> Kernel | Declined:
         """Return a kernel, or why there is none."""
+        ...
+
+    def reorder(
+        self,
+        shape: tuple[int, ...],
+        source: Array,
+        source_layout: Layout | None,
+        target: Array,
+        target_layout: Layout | None,
+        *,
+        add: bool = False,
+    ) -> Prepared:
+        """Return the call that copies between layouts, or adds to the target.
+
+        `shape` is that of the blob.
+        """
         ...
 
     def allocate(self, nbytes: int) -> Array:

@@ -1,4 +1,4 @@
-"""Last pass but one: lifetimes, sharing and arena offsets.
+"""Fourth pass: the steps with their buffers, then lifetimes, sharing and arena offsets.
 
 Forward of node i happens at time i, backward of node i of n at time 2n-1-i. A buffer lives from its
 first write to its last read. Two that never live at the same time may lie at the same place.
@@ -7,11 +7,14 @@ first write to its last read. Two that never live at the same time may lie at th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from netc.graph.types import Graph, Node
+from netc.backends.base import Layout
+from netc.graph.types import Graph
 from netc.layers.types import Reads
-from netc.plan.types import Buffer, Need, Storage
+from netc.plan.choose import Choice, Choices
+from netc.plan.types import Buffer, Direction, Fill, Need, Reorder, Step, Storage
 
 ALIGNMENT = 64  # one cache line, and the widest vector register
 
@@ -29,10 +32,37 @@ class _Group:
     fixed: bool
 
 
+@dataclass
+class _Value:
+    """A buffer to be: its life as far as it is known."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout | None
+    times: list[int] = field(default_factory=list)
+    fixed: bool = False
+
+    def buffer(self, storage: int) -> Buffer:
+        return Buffer(self.name, self.shape, self.dtype, storage, self.layout)
+
+
+@dataclass(frozen=True)
+class _Guest:
+    """A value that may lie where another lies: always for a view, else if nobody minds."""
+
+    value: int
+    host: int
+    time: int
+    view: bool
+
+
 @dataclass(frozen=True)
 class Memory:
     """The answer of the pass."""
 
+    forward: tuple[Step | Reorder, ...]
+    backward: tuple[Step | Reorder | Fill, ...]
     buffers: tuple[Buffer, ...]
     storages: tuple[Storage, ...]
     data: dict[str, int]
@@ -41,151 +71,349 @@ class Memory:
     arena_bytes: int
 
 
-def assign(graph: Graph, need: Need, keep: frozenset[str], keep_all: bool) -> Memory:
-    """Give every buffer its place. `keep` are blob keys that must survive the pass.
+def visible_blobs(graph: Graph, keep: Iterable[str]) -> frozenset[str]:
+    """Return the blobs that must be there after a pass: inputs, outputs, losses, and `keep`.
 
-    Besides inputs and outputs.
+    What was read from files stays too, so that a pass can be repeated to find where it went wrong.
     """
-    return _Assignment(graph, need, keep, keep_all).run()
+    sources = [key for node in graph.nodes if node.layer.reads_data for key in node.tops]
+    losses = [blob.key for blob in graph.loss_blobs]
+    return frozenset((*graph.inputs, *graph.outputs, *sources, *losses, *keep))
+
+
+def assign(
+    graph: Graph, need: Need, choices: Choices, visible: frozenset[str], keep_all: bool
+) -> Memory:
+    """Lay out the steps and give every buffer its place. `visible` blobs survive the pass."""
+    return _Assignment(graph, need, choices, visible, keep_all).run()
 
 
 class _Assignment:
-    def __init__(self, graph: Graph, need: Need, keep: frozenset[str], keep_all: bool) -> None:
-        self.graph = graph
-        self.need = need
-        self.keep_all = keep_all
-        # What was read from files stays, so that a pass can be repeated to find where it went
-        # wrong.
-        sources = [key for node in graph.nodes if node.layer.reads_data for key in node.tops]
-        losses = [blob.key for blob in graph.loss_blobs]
-        self.fixed = frozenset((*graph.inputs, *graph.outputs, *sources, *losses, *keep))
+    def __init__(
+        self,
+        graph: Graph,
+        need: Need,
+        choices: Choices,
+        visible: frozenset[str],
+        keep_all: bool,
+    ) -> None:
+        self.graph, self.need, self.choices = graph, need, choices
+        self.visible, self.keep_all = visible, keep_all
         self.n = len(graph.nodes)
-        self.buffers: list[Buffer] = []
-        self.groups: list[_Group] = []
+        self.values: list[_Value] = []
+        self.guests: dict[int, _Guest] = {}
         self.data: dict[str, int] = {}
         self.diff: dict[str, int] = {}
         self.kept: dict[tuple[int, int], int] = {}
+        #: Blobs that were copied to another layout, for the next who wants them so.
+        self.copies: dict[tuple[str, Layout | None], int] = {}
+        self.operands: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self.forward: list[Step | Reorder] = []
+        self.backward: list[Step | Reorder | Fill] = []
 
     def run(self) -> Memory:
-        for index, node in enumerate(self.graph.nodes):
-            self._place_tops(index, node)
-            self._place_kept(index, node)
-        for index in reversed(range(self.n)):
-            self._place_diffs(index, self.graph.nodes[index])
-        storages, arena_bytes = _offsets(self.groups)
-        return Memory(tuple(self.buffers), storages, self.data, self.diff, self.kept, arena_bytes)
+        for index, choice in enumerate(self.choices.choices):
+            self._walk_forward(index, choice)
+        written: set[str] = set()
+        for blob in self.graph.loss_blobs:
+            if self._reached(blob.key):
+                self.backward.append(Fill(blob.key, blob.loss_weight))
+                written.add(blob.key)
+        for index in reversed(range(len(self.choices.choices))):
+            if self.choices.choices[index].unit.runs:
+                self._walk_backward(index, self.choices.choices[index], written)
+        groups, group_of = self._share()
+        buffers = tuple(
+            value.buffer(group) for value, group in zip(self.values, group_of, strict=True)
+        )
+        storages, arena_bytes = _offsets(groups)
+        return Memory(
+            tuple(step for step in self.forward if not self._is_nothing(step, group_of)),
+            tuple(step for step in self.backward if not self._is_nothing(step, group_of)),
+            buffers,
+            storages,
+            self.data,
+            self.diff,
+            self.kept,
+            arena_bytes,
+        )
 
-    def _backward_time(self, index: int) -> int:
-        return 2 * self.n - 1 - index
+    # -- values ------------------------------------------------------------------------------------
 
-    def _last_read(self, key: str) -> int:
-        """Return the last time at which a blob's data is looked at."""
-        blob = self.graph.blobs[key]
-        times = [blob.node, *self.graph.readers[key]]
-        for reader in self.graph.readers[key]:
-            if self.need.runs[reader] and Reads.BOTTOM in self._reads(reader):
-                times.append(self._backward_time(reader))
-        if self.need.runs[blob.node] and Reads.TOP in self._reads(blob.node):
-            times.append(self._backward_time(blob.node))
-        return max(times)
+    def _value(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        layout: Layout | None,
+        *times: int,
+        dtype: str = "float32",
+        fixed: bool = False,
+    ) -> int:
+        self.values.append(_Value(name, shape, dtype, layout, list(times), fixed))
+        return len(self.values) - 1
 
-    def _reads(self, index: int) -> Reads:
-        return self.graph.nodes[index].layer.backward_reads()
+    def _touch(self, values: Iterable[int], time: int) -> None:
+        for value in values:
+            self.values[value].times.append(time)
 
-    def _add(self, name: str, shape: tuple[int, ...], dtype: str, group: int) -> int:
-        self.buffers.append(Buffer(name, shape, dtype, group))
-        self.groups[group].nbytes = max(self.groups[group].nbytes, self.buffers[-1].nbytes)
-        return len(self.buffers) - 1
+    def _copy(self, source: int, layout: Layout | None, time: int) -> int:
+        """Return a new value for the content of another in some layout."""
+        original = self.values[source]
+        return self._value(original.name, original.shape, layout, time)
 
-    def _new_group(self, first: int, last: int, fixed: bool) -> int:
-        self.groups.append(_Group(0, first, last, fixed or self.keep_all))
-        return len(self.groups) - 1
+    # -- forward -----------------------------------------------------------------------------------
 
-    def _join(self, group: int, last: int, fixed: bool) -> int:
-        self.groups[group].last = max(self.groups[group].last, last)
-        self.groups[group].fixed |= fixed
-        return group
-
-    def _place_tops(self, index: int, node: Node) -> None:
-        for key in node.tops:
-            blob = self.graph.blobs[key]
-            last, fixed = self._last_read(key), key in self.fixed
-            host = self._host(index, node)
-            group = (
-                self._new_group(index, last, fixed)
-                if host is None
-                else self._join(host, last, fixed)
-            )
-            self.data[key] = self._add(key, blob.shape, "float32", group)
-
-    def _host(self, index: int, node: Node) -> int | None:
-        """Return the group of bottom 0 when the tops may lie there."""
-        if not node.bottoms:
-            return None
-        bottom = self.buffers[self.data[node.bottoms[0]]]
-        group = self.groups[bottom.storage]
-        if node.layer.view:
-            # Also where every blob is kept: the content is the same, and stays.
-            return bottom.storage
-        if self.keep_all:
-            return None
-        alone = len(node.tops) == 1 and node.bottoms.count(node.bottoms[0]) == 1
-        same = alone and self.graph.blobs[node.tops[0]].shape == bottom.shape
-        if node.layer.in_place and same and not group.fixed and group.last <= index:
-            return bottom.storage
-        return None
-
-    def _place_kept(self, index: int, node: Node) -> None:
-        last = self._backward_time(index) if self.need.runs[index] else index
-        for i, kept in enumerate(node.kept):
-            group = self._new_group(index, last, kept.persistent)
-            name = f"{node.name}.{kept.name}"
-            self.kept[index, i] = self._add(name, kept.shape, kept.dtype, group)
-
-    def _place_diffs(self, index: int, node: Node) -> None:
-        """Place the diffs of a node's tops, if nothing wrote them before, and of its bottoms."""
-        if not self.need.runs[index]:
+    def _walk_forward(self, index: int, choice: Choice) -> None:
+        unit, terms, time = choice.unit, choice.terms, choice.unit.at
+        direction = Direction.FORWARD
+        bottoms = tuple(
+            self._read(key, layout, time, unit.nodes[0], direction)
+            for key, layout in zip(unit.bottoms, terms.bottoms, strict=True)
+        )
+        tops, after = [], []
+        for key, wanted in zip(unit.tops, terms.tops, strict=True):
+            layout = self.choices.blobs[key]
+            shape = self.graph.blobs[key].shape
+            fixed = key in self.visible or self.keep_all
+            stored = self.data[key] = self._value(key, shape, layout, time, fixed=fixed)
+            top = stored
+            if wanted != layout:
+                top = self._copy(stored, wanted, time)
+                after.append(Reorder(unit.nodes[-1], direction, top, stored))
+                if not self.keep_all:
+                    self.copies[key, wanted] = top
+            tops.append(top)
+        self.operands[index] = bottoms, tuple(tops)
+        layer = self.graph.nodes[unit.nodes[0]].layer
+        view = len(unit.nodes) == 1 and layer.view
+        if view:
+            for top in tops:
+                self.guests[top] = _Guest(top, bottoms[0], time, view=True)
+        elif terms.in_place and not self.keep_all and len(tops) == 1 and bottoms:
+            same = self._fits(bottoms[0], tops[0])
+            if same and unit.bottoms.count(unit.bottoms[0]) == 1:
+                self.guests[tops[0]] = _Guest(tops[0], bottoms[0], time, view=False)
+        for i, kept in enumerate(terms.kept):
+            name = f"{self.graph.nodes[unit.nodes[0]].name}.{kept.name}"
+            fixed = kept.persistent or self.keep_all
+            value = self._value(name, kept.shape, None, time, dtype=kept.dtype, fixed=fixed)
+            self.kept[unit.nodes[0], i] = value
+        if layer.fed:
             return
-        time = self._backward_time(index)
-        for key in node.tops:
-            if key not in self.diff:
-                # No reader passes a gradient back: it is set from outside, or it is zero.
-                self._place_diff(key, self._new_group(0, time, fixed=True))
-        for i, key in enumerate(node.bottoms):
-            if not self.need.bottoms[index][i] or key in self.diff:
-                continue
-            last = max(time, self._backward_time(self.graph.blobs[key].node))
-            host = self._diff_host(index, node, i)
-            fixed = key in self.graph.inputs
-            group = (
-                self._new_group(self._first_write(key, time), last, fixed)
-                if host is None
-                else self._join(host, last, fixed)
+        self.forward.append(
+            Step(
+                unit.nodes[0],
+                direction,
+                choice.backend,
+                choice.declined,
+                nodes=unit.nodes,
+                choice=index,
+                bottoms=bottoms,
+                tops=tuple(tops),
+                kept=self._kept_of(choice),
+                scratch=self._scratch(terms.forward_scratch, time),
+                params=unit.params,
             )
-            self._place_diff(key, group)
+        )
+        self.forward += after
 
-    def _first_write(self, key: str, time: int) -> int:
-        """Return when a diff is first written: at once for a blob in the objective (see Fill)."""
-        return self.n if self.graph.blobs[key].loss_weight else time
+    def _read(
+        self, key: str, layout: Layout | None, time: int, node: int, direction: Direction
+    ) -> int:
+        """Return a blob's data in a layout, with the reorder where it is not there yet."""
+        stored = self.data[key]
+        if self.values[stored].layout == layout:
+            self._touch((stored,), time)
+            return stored
+        if (key, layout) in self.copies:
+            self._touch((self.copies[key, layout],), time)
+            return self.copies[key, layout]
+        self._touch((stored,), time)
+        copy = self._copy(stored, layout, time)
+        steps = self.forward if direction is Direction.FORWARD else self.backward
+        steps.append(Reorder(node, direction, stored, copy))
+        # Where every blob is kept, somebody may change it between two steps.
+        if not self.keep_all:
+            self.copies[key, layout] = copy
+        return copy
 
-    def _diff_host(self, index: int, node: Node, i: int) -> int | None:
-        """Return the group of the top diff when the diff of bottom i may lie there."""
-        movable = node.layer.in_place or node.layer.view
-        if self.keep_all or not movable or i != 0 or len(node.tops) != 1:
-            return None
-        if self.graph.blobs[node.bottoms[0]].loss_weight or node.bottoms.count(node.bottoms[0]) > 1:
-            return None
-        top = self.buffers[self.diff[node.tops[0]]]
-        if self.graph.blobs[node.bottoms[0]].type.count != math.prod(top.shape):
-            return None
-        return None if self.groups[top.storage].fixed else top.storage
+    def _kept_of(self, choice: Choice) -> tuple[int, ...]:
+        return tuple(self.kept[choice.unit.nodes[0], i] for i in range(len(choice.terms.kept)))
 
-    def _place_diff(self, key: str, group: int) -> None:
-        self.diff[key] = self._add(f"diff {key}", self.graph.blobs[key].shape, "float32", group)
+    def _scratch(self, nbytes: int, time: int) -> int | None:
+        return self._value("scratch", (nbytes,), None, time, dtype="uint8") if nbytes else None
+
+    def _fits(self, host: int, guest: int) -> bool:
+        one, two = self.values[host], self.values[guest]
+        return one.layout == two.layout and math.prod(one.shape) == math.prod(two.shape)
+
+    # -- backward ----------------------------------------------------------------------------------
+
+    def _walk_backward(self, index: int, choice: Choice, written: set[str]) -> None:
+        unit, terms = choice.unit, choice.terms
+        node, direction = unit.nodes[0], Direction.BACKWARD
+        time = 2 * self.n - 1 - unit.at
+        kept = self._kept_of(choice)
+        self._touch(kept, time)
+        bottoms, tops = self._data_again(index, choice, time)
+        top_diffs = tuple(
+            self._top_diff(key, layout, time, node)
+            for key, layout in zip(unit.tops, terms.tops, strict=True)
+        )
+        adds: list[bool] = []
+        diffs: list[int | None] = []
+        after: list[Reorder] = []
+        for key, layout, want in zip(unit.bottoms, terms.bottoms, unit.wants_bottoms, strict=True):
+            add = want and key in written
+            diff = None
+            if want:
+                fresh = key not in self.diff
+                stored = self._place_diff(key, time)
+                self._touch((stored,), time)
+                written.add(key)
+                diff = stored
+                if self.values[stored].layout != layout or (add and not terms.can_add):
+                    diff = self._copy(stored, layout, time)
+                    after.append(Reorder(node, direction, diff, stored, add))
+                    add = False
+                if fresh or diff != stored:
+                    self._invite(choice, len(diffs), diff, top_diffs, time)
+            adds.append(add)
+            diffs.append(diff)
+        self.backward.append(
+            Step(
+                node,
+                direction,
+                choice.backend,
+                choice.declined,
+                tuple(adds),
+                nodes=unit.nodes,
+                choice=index,
+                bottoms=bottoms,
+                tops=tops,
+                kept=kept,
+                top_diffs=top_diffs,
+                bottom_diffs=tuple(diffs),
+                scratch=self._scratch(terms.backward_scratch, time),
+                params=unit.params,
+                wants_params=unit.wants_params,
+            )
+        )
+        self.backward += after
+
+    def _data_again(
+        self, index: int, choice: Choice, time: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the data of bottoms and tops; only what backward reads has to be there still."""
+        unit, terms = choice.unit, choice.terms
+        bottoms, tops = self.operands[index]
+        if not self.keep_all:
+            self._touch(bottoms if Reads.BOTTOM in terms.reads else (), time)
+            self._touch(tops if Reads.TOP in terms.reads else (), time)
+            return bottoms, tops
+        both = []
+        for keys, layouts, values, what in (
+            (unit.bottoms, terms.bottoms, bottoms, Reads.BOTTOM),
+            (unit.tops, terms.tops, tops, Reads.TOP),
+        ):
+            if what in terms.reads:
+                values = tuple(
+                    self._read(key, layout, time, unit.nodes[-1], Direction.BACKWARD)
+                    for key, layout in zip(keys, layouts, strict=True)
+                )
+            both.append(values)
+        return both[0], both[1]
+
+    def _top_diff(self, key: str, layout: Layout | None, time: int, node: int) -> int:
+        if key not in self.diff:
+            # No reader passes a gradient back: it is set from outside, or it is zero.
+            shape = self.graph.blobs[key].shape
+            self.diff[key] = self._value(f"diff {key}", shape, None, 0, fixed=True)
+        stored = self.diff[key]
+        self._touch((stored,), time)
+        if self.values[stored].layout == layout:
+            return stored
+        copy = self._copy(stored, layout, time)
+        self.backward.append(Reorder(node, Direction.BACKWARD, stored, copy))
+        return copy
+
+    def _place_diff(self, key: str, time: int) -> int:
+        if key not in self.diff:
+            blob = self.graph.blobs[key]
+            # A blob in the objective has its weight there from the start (see Fill).
+            first = self.n if blob.loss_weight else time
+            fixed = key in self.graph.inputs or self.keep_all
+            layout = self.choices.blobs[key]
+            self.diff[key] = self._value(f"diff {key}", blob.shape, layout, first, fixed=fixed)
+            # Its producer reads it, if it runs; else somebody may look at it.
+            self._touch((self.diff[key],), 2 * self.n - 1 - blob.node)
+        return self.diff[key]
+
+    def _invite(
+        self, choice: Choice, i: int, diff: int, top_diffs: Sequence[int], time: int
+    ) -> None:
+        """Let the diff of bottom i lie where the diff of the top lies, if that may be."""
+        unit = choice.unit
+        view = len(unit.nodes) == 1 and self.graph.nodes[unit.nodes[0]].layer.view
+        if self.keep_all or not (choice.terms.in_place or view):
+            return
+        if i != 0 or len(unit.tops) != 1:
+            return
+        key = unit.bottoms[0]
+        if self.graph.blobs[key].loss_weight or unit.bottoms.count(key) > 1:
+            return
+        if self._fits(top_diffs[0], diff):
+            self.guests[diff] = _Guest(diff, top_diffs[0], time, view=False)
+
+    def _reached(self, key: str) -> bool:
+        """Say whether a reader of the blob passes a gradient back to it."""
+        return any(
+            self.need.bottoms[reader][i]
+            for reader in self.graph.readers[key]
+            for i, bottom in enumerate(self.graph.nodes[reader].bottoms)
+            if bottom == key
+        )
+
+    # -- sharing -----------------------------------------------------------------------------------
+
+    def _share(self) -> tuple[list[_Group], list[int]]:
+        """Form the groups of values that share a place; return each value's group."""
+        groups: list[_Group] = []
+        group_of: list[int] = []
+        for index, value in enumerate(self.values):
+            first, last = min(value.times), max(value.times)
+            nbytes = value.buffer(0).nbytes
+            guest = self.guests.get(index)
+            if guest is not None and guest.host < index:
+                host = groups[group_of[guest.host]]
+                if guest.view or (not host.fixed and host.last <= guest.time):
+                    host.last = max(host.last, last)
+                    host.fixed |= value.fixed
+                    host.nbytes = max(host.nbytes, nbytes)
+                    group_of.append(group_of[guest.host])
+                    continue
+            groups.append(_Group(nbytes, first, last, value.fixed))
+            group_of.append(len(groups) - 1)
+        return groups, group_of
+
+    def _is_nothing(self, step: Step | Reorder | Fill, group_of: Sequence[int]) -> bool:
+        """Say whether a step is that of a layer whose tops lie where its bottoms lie."""
+        if not isinstance(step, Step):
+            return False
+        node = self.graph.nodes[step.node]
+        if not node.layer.view or len(step.nodes) > 1 or any(step.adds):
+            return False
+        if step.direction is Direction.FORWARD:
+            places = (*step.bottoms, *step.tops)
+        elif step.bottom_diffs[0] is None:
+            return False
+        else:
+            places = (step.bottom_diffs[0], *step.top_diffs)
+        return len({group_of[value] for value in places}) == 1
 
 
 def _offsets(groups: list[_Group]) -> tuple[tuple[Storage, ...], int]:
-    """Place groups in the arena, the largest first.
+    """Place the groups that do not outlive the pass.
 
     Each at the lowest offset that is free during its life.
     """

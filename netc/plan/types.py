@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from netc.graph.types import Graph
+from netc.backends.base import Kernel, Layout
+from netc.graph.types import Graph, ParamUse
 
 # What a value of each type that buffers may have takes in memory.
 ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "bool": 1}
@@ -48,16 +49,22 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A typed view of a storage: the data or diff of a blob version, or a kept blob."""
+    """A typed view of a storage: the data or diff of a blob version, a kept blob, or a copy.
+
+    `layout` None: C order.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     storage: int
+    layout: Layout | None = None
 
     @property
     def nbytes(self) -> int:
         """The size in bytes."""
+        if self.layout is not None:
+            return self.layout.nbytes
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
@@ -65,8 +72,10 @@ class Buffer:
 class Step:
     """One kernel call.
 
-    `adds[i]` says whether the gradient for bottom i adds to what its diff holds already or
-    overwrites it. `kernel` names the backend whose kernel runs, `declined` why faster ones do not.
+    `nodes` are the layers that it runs, `node` the first of them. `adds[i]` says whether the
+    gradient for bottom i adds to what its diff holds already or overwrites it. `kernel` names the
+    backend whose kernel runs, `declined` why faster ones do not; `choice` is its place in
+    `Plan.kernels`. The other fields are buffers, and the params in the order of the layers.
     """
 
     node: int
@@ -74,6 +83,27 @@ class Step:
     kernel: str
     declined: tuple[str, ...] = ()
     adds: tuple[bool, ...] = ()
+    nodes: tuple[int, ...] = ()
+    choice: int = 0
+    bottoms: tuple[int, ...] = ()
+    tops: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
+    top_diffs: tuple[int, ...] = ()
+    bottom_diffs: tuple[int | None, ...] = ()
+    scratch: int | None = None
+    params: tuple[ParamUse, ...] = ()
+    wants_params: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reorder:
+    """A copy from one layout to another, on behalf of a layer; with `add`, added to the target."""
+
+    node: int
+    direction: Direction
+    source: int
+    target: int
+    add: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +122,24 @@ class Plan:
     """What the runtime runs, frozen and printable.
 
     `data` and `diff` map blob keys to buffers, `kept` maps (node, i). A diff that no gradient
-    reaches is absent from `diff`; a blob that shares memory with another names the same storage. A
-    node whose tops all lie where its bottom lies has no step.
+    reaches is absent from `diff`, a blob inside a chain of layers that run as one from both; a blob
+    that shares memory with another names the same storage. A node whose tops all lie where its
+    bottom lies has no step. `param_layouts` says how each param and its gradient lie.
     """
 
     graph: Graph
     train: bool
     keep_all: bool
     need: Need
-    forward: tuple[Step, ...]
-    backward: tuple[Step | Fill, ...]
+    forward: tuple[Step | Reorder, ...]
+    backward: tuple[Step | Reorder | Fill, ...]
+    kernels: tuple[Kernel | None, ...] = field(repr=False, compare=False)
     buffers: tuple[Buffer, ...]
     storages: tuple[Storage, ...]
     data: dict[str, int]
     diff: dict[str, int]
     kept: dict[tuple[int, int], int]
+    param_layouts: tuple[Layout | None, ...]
     arena_bytes: int
 
     @cached_property
@@ -119,6 +152,32 @@ class Plan:
         """Bytes that the same buffers would take with a memory of its own for each."""
         return sum(buffer.nbytes for buffer in self.buffers)
 
+    @cached_property
+    def reorders(self) -> tuple[Reorder, ...]:
+        """The copies of blobs and diffs between layouts, in both passes."""
+        return tuple(s for s in (*self.forward, *self.backward) if isinstance(s, Reorder))
+
+    @cached_property
+    def inner_reorders(self) -> tuple[str, ...]:
+        """The copies inside kernels and of params: "conv2: weights for backward"."""
+        found = []
+        for step in (*self.forward, *self.backward):
+            if not isinstance(step, Step) or step.direction is Direction.BACKWARD:
+                continue
+            kernel = self.kernels[step.choice]
+            if kernel is None:
+                continue
+            name = self.graph.nodes[step.node].name
+            found += [f"{name}: {what}" for what in kernel.terms.reorders]
+            found += [
+                f"{name}: param {i}"
+                for i, (use, layout) in enumerate(
+                    zip(step.params, kernel.terms.params, strict=True)
+                )
+                if layout != self.param_layouts[use.param]
+            ]
+        return tuple(found)
+
     def place(self, buffer: int) -> str:
         """Return where a buffer lies, for printing: "@4096" in the arena, "own" outside."""
         storage = self.storages[self.buffers[buffer].storage]
@@ -128,9 +187,19 @@ class Plan:
         """Return the plan as text: one line for each step, then the memory."""
         lines = []
         for step in (*self.forward, *self.backward):
-            lines.append(
-                self._render_fill(step) if isinstance(step, Fill) else self._render_step(step)
-            )
+            match step:
+                case Fill():
+                    lines.append(self._render_fill(step))
+                case Reorder():
+                    lines.append(self._render_reorder(step))
+                case Step():
+                    lines.append(self._render_step(step))
+        moved = sum(self.buffers[step.target].nbytes for step in self.reorders)
+        lines.append(
+            f"reorders: {len(self.reorders)} of blobs and diffs ({moved} bytes), "
+            f"{len(self.inner_reorders)} of params"
+        )
+        lines += [f"{'':<10}{what}" for what in self.inner_reorders]
         lines.append(
             f"memory: arena {self.arena_bytes} bytes, outside {self.own_bytes} bytes, "
             f"without sharing {self.unshared_bytes} bytes"
@@ -140,24 +209,34 @@ class Plan:
     def _render_fill(self, fill: Fill) -> str:
         return f"{'fill':<8} diff {fill.blob} = {fill.value:g}"
 
+    def _render_reorder(self, step: Reorder) -> str:
+        source, target = self.buffers[step.source], self.buffers[step.target]
+        return (
+            f"{'add' if step.add else 'reorder':<8} {target.name}  "
+            f"{source.layout or 'plain'}{self.place(step.source)} "
+            f"{'+=' if step.add else '->'} {target.layout or 'plain'}{self.place(step.target)}"
+        )
+
     def _render_step(self, step: Step) -> str:
-        node = self.graph.nodes[step.node]
         if step.direction is Direction.FORWARD:
-            reads = [f"{key}{self.place(self.data[key])}" for key in node.bottoms]
-            writes = [f"{key}{self.place(self.data[key])}" for key in node.tops]
+            reads = [self._render_buffer(buffer) for buffer in step.bottoms]
+            writes = [self._render_buffer(buffer) for buffer in step.tops]
         else:
-            reads = [f"diff {key}" for key in node.tops if key in self.diff]
-            wanted = self.need.bottoms[step.node]
+            reads = [self.buffers[buffer].name for buffer in step.top_diffs]
             writes = [
-                f"diff {key}{self.place(self.diff[key])}{' +=' if add else ''}"
-                for key, want, add in zip(node.bottoms, wanted, step.adds, strict=True)
-                if want
+                self._render_buffer(buffer) + (" +=" if add else "")
+                for buffer, add in zip(step.bottom_diffs, step.adds, strict=True)
+                if buffer is not None
             ]
-            writes += [
-                f"diff of param {i}" for i, want in enumerate(self.need.params[step.node]) if want
-            ]
+            writes += [f"diff of param {i}" for i, want in enumerate(step.wants_params) if want]
+        labels = " + ".join(self.graph.nodes[node].label for node in step.nodes)
         text = (
-            f"{step.direction.value:<8} {node.label}  [{step.kernel}]  "
+            f"{step.direction.value:<8} {labels}  [{step.kernel}]  "
             f"{', '.join(reads) or '-'} -> {', '.join(writes) or '-'}"
         )
         return "\n".join([text, *(f"{'':<10}declined: {reason}" for reason in step.declined)])
+
+    def _render_buffer(self, index: int) -> str:
+        buffer = self.buffers[index]
+        layout = f" {buffer.layout}" if buffer.layout else ""
+        return f"{buffer.name}{layout}{self.place(index)}"

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from netc.backends.base import Backend, Binding, Prepared
+from netc.backends.base import Backend, Binding, Kernel, Layout, Prepared
 from netc.errors import fail
 from netc.graph.types import Graph, Node
 from netc.layers.types import Array, Refusal
-from netc.plan.types import Direction, Fill, Plan, Step
+from netc.plan.memory import ALIGNMENT
+from netc.plan.types import Direction, Fill, Plan, Reorder, Step
 
 
 class Feed(Protocol):
@@ -58,7 +59,10 @@ class Executor:
     `params` are the learnable blobs, one float32 array for each of `plan.graph.params`; pass arrays
     in to share them with another executor, else they are allocated and filled from `seed`.
     `param_diffs` hold None for params without gradient; they accumulate until `clear_param_diffs`.
-    `feeds` maps node indices to what fills data layers.
+    Both lie as `plan.param_layouts` says: an array in C order has the param's shape, any other is
+    flat, for rules that go element by element (padding holds zeros). `param_array`, `set_param` and
+    `param_diff_array` speak C order whatever the layout. `feeds` maps node indices to what fills
+    data layers.
     """
 
     def __init__(
@@ -78,8 +82,7 @@ class Executor:
         graph = plan.graph
         given = params or {}
         self.params: list[Array] = [
-            given[i] if i in given else self._array(param.shape)
-            for i, param in enumerate(graph.params)
+            self._own_or_shared(i, given.get(i)) for i in range(len(graph.params))
         ]
         self.fill_params(skip=given.keys())
         wanted = {
@@ -88,10 +91,11 @@ class Executor:
             for use, want in zip(node.params, wants, strict=True)
             if want
         }
-        self.param_diffs: list[Array | None] = [
-            self._array(param.shape) if i in wanted else None
-            for i, param in enumerate(graph.params)
+        self._param_diffs: list[Array | None] = [
+            self._raw(i) if i in wanted else None for i in range(len(graph.params))
         ]
+        #: Params whose gradient counts as zero: the next one overwrites what is in memory.
+        self._cleared: set[int] = set()
         #: What has memory of its own, by kind, key and shape.
         self._owned: dict[_Place, Array] = {}
         self._lay_out(plan, {})
@@ -145,9 +149,12 @@ class Executor:
         ]
         self._owned = {what: storages[storage] for what, storage in owners.items()}
         self._buffers = [
-            storages[buffer.storage][: buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+            storages[buffer.storage][: buffer.nbytes]
+            .view(buffer.dtype)
+            .reshape(buffer.shape if buffer.layout is None else -1)
             for buffer in plan.buffers
         ]
+        self._params_scratch = self.backend.allocate(_params_scratch(plan))
         for blob in plan.graph.loss_blobs:
             # Outputs in the objective start the backward pass; the others get a Fill step.
             own = owners.get(("diff", blob.key, blob.shape))
@@ -161,7 +168,8 @@ class Executor:
     def data(self, key: str) -> Array:
         """Return the data of a blob version: a view.
 
-        Meaningful after a pass only for blobs that the plan keeps.
+        Meaningful after a pass only for blobs that the plan keeps: others may be overwritten, lie
+        in another order than C's (flat then), or not be there at all (KeyError).
         """
         return self._buffers[self.plan.data[key]]
 
@@ -190,24 +198,77 @@ class Executor:
 
         They belong to a snapshot.
         """
-        return {
-            self.plan.buffers[buffer].name: self._buffers[buffer]
-            for (node, i), buffer in self.plan.kept.items()
-            if self.plan.graph.nodes[node].kept[i].persistent
-        }
+        found = {}
+        for step in self.plan.forward:
+            kernel = self.plan.kernels[step.choice] if isinstance(step, Step) else None
+            if kernel is None or not isinstance(step, Step):
+                continue
+            for kept, buffer in zip(kernel.terms.kept, step.kept, strict=True):
+                if kept.persistent:
+                    found[self.plan.buffers[buffer].name] = self._buffers[buffer]
+        return found
 
     def fill_params(self, skip: Sequence[int] | Any = ()) -> None:
         """Fill the params anew from the seed, by their fillers."""
         graph = self.plan.graph
-        for i in range(len(graph.params)):
-            if i not in skip:
+        for i, param in enumerate(graph.params):
+            if i in skip:
+                continue
+            if self.plan.param_layouts[i] is None:
                 fill_param(graph, i, self.params[i], self.backend.xp, self.seed)
+                continue
+            values = self._array(param.shape)
+            fill_param(graph, i, values, self.backend.xp, self.seed)
+            self.set_param(i, values)
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all params to zero."""
-        for diff in self.param_diffs:
-            if diff is not None:
-                diff[...] = 0
+        # They become zero when somebody looks; usually the next gradient is there before.
+        self._cleared.update(i for i, diff in enumerate(self._param_diffs) if diff is not None)
+
+    @property
+    def param_diffs(self) -> list[Array | None]:
+        """The gradients of the params, None for those without; the list and its arrays are live."""
+        for i in self._cleared:
+            diff = self._param_diffs[i]
+            assert diff is not None
+            diff[...] = 0
+        self._cleared.clear()
+        return self._param_diffs
+
+    def param_array(self, index: int) -> Array:
+        """Return a param in C order: its own memory where it lies so, else a copy."""
+        return self.to_plain(index, self.params[index])
+
+    def set_param(self, index: int, values: Array) -> None:
+        """Set a param to values in C order, of its shape or one with as many elements."""
+        self.from_plain(index, values, self.params[index])
+
+    def param_diff_array(self, index: int) -> Array | None:
+        """Return the gradient of a param in C order, likewise; None if it has none."""
+        diff = self.param_diffs[index]
+        return None if diff is None else self.to_plain(index, diff)
+
+    def to_plain(self, index: int, raw: Array) -> Array:
+        """Return what lies like param `index` in C order: itself if it does, else a copy."""
+        layout = self.plan.param_layouts[index]
+        if layout is None:
+            return raw
+        shape = self.plan.graph.params[index].shape
+        values = self._array(shape)
+        self.backend.reorder(shape, raw, layout, values, None)()
+        return values
+
+    def from_plain(self, index: int, values: Array, raw: Array) -> None:
+        """Write values in C order into an array that lies like param `index`."""
+        layout = self.plan.param_layouts[index]
+        shape = self.plan.graph.params[index].shape
+        if layout is None:
+            raw.reshape(shape)[...] = values.reshape(shape)
+            return
+        given = self._array(shape)
+        given[...] = values.reshape(shape)
+        self.backend.reorder(shape, given, None, raw, layout)()
 
     def loss(self) -> float:
         """Return the objective after a forward pass.
@@ -271,15 +332,17 @@ class Executor:
 
         Return the first node with a NaN or Inf among its tops, and that blob.
         """
-        calls = dict(self._forward)
-        for step in self.plan.forward:
-            node = self.plan.graph.nodes[step.node]
-            if not node.layer.reads_data:
+        nodes = self.plan.graph.nodes
+        for step, (_, call) in zip(self.plan.forward, self._forward, strict=True):
+            if not nodes[step.node].layer.reads_data:
                 with _caffes_arithmetic():
-                    calls[step.node]()
-            for key in node.tops:
-                if not np.isfinite(self.backend.to_host(self.data(key))).all():
-                    return node, self.plan.graph.blobs[key].name
+                    call()
+            if isinstance(step, Reorder):
+                continue
+            last = nodes[step.nodes[-1]]
+            for key, top in zip(last.tops, step.tops, strict=True):
+                if not np.isfinite(self.backend.to_host(self._buffers[top])).all():
+                    return nodes[step.node], self.plan.graph.blobs[key].name
         return None
 
     # -- preparing ---------------------------------------------------------------------------------
@@ -288,7 +351,28 @@ class Executor:
         nbytes = 4 * int(np.prod(shape, dtype=np.int64))
         return self.backend.allocate(nbytes).view("float32").reshape(shape)
 
-    def _prepare_backward(self, step: Step | Fill) -> tuple[int, Prepared]:
+    def _raw(self, index: int) -> Array:
+        """Return new memory that lies like a param."""
+        layout = self.plan.param_layouts[index]
+        if layout is None:
+            return self._array(self.plan.graph.params[index].shape)
+        return self._array((layout.nbytes // 4,))
+
+    def _own_or_shared(self, index: int, given: Array | None) -> Array:
+        """Return the memory of a param: the given array if it lies as planned, else new memory.
+
+        With the values of the given array.
+        """
+        if given is None:
+            return self._raw(index)
+        layout = self.plan.param_layouts[index]
+        if layout is None or given.ndim == 1:
+            return given
+        own = self._raw(index)
+        self.from_plain(index, given, own)
+        return own
+
+    def _prepare_backward(self, step: Step | Reorder | Fill) -> tuple[int, Prepared]:
         if isinstance(step, Fill):
             diff, value = self.diff(step.blob), step.value
             # It belongs to the first gradient that is added, of whatever part of the net is run.
@@ -305,14 +389,115 @@ class Executor:
             if bottom == key and want
         ]
 
-    def _prepare(self, step: Step) -> Prepared:
+    def _prepare(self, step: Step | Reorder) -> Prepared:
+        if isinstance(step, Reorder):
+            return self._prepare_reorder(step)
         node = self.plan.graph.nodes[step.node]
         if node.layer.reads_data:
             return self._prepare_feed(step.node, node)
-        backend = next(b for b in self.backend.candidates() if b.name == step.kernel)
-        kernel = backend.kernel_for(node, step.direction)
-        run = kernel.prepare(self._bind(step, node))  # type: ignore[union-attr]  # the plan asked
-        return _telling_the_layer(run, node)
+        kernel = self.plan.kernels[step.choice]
+        assert kernel is not None
+        params, before = self._prepare_params(step, kernel.terms.params)
+        if step.direction is Direction.FORWARD:
+            run = kernel.forward(self._bind(step, node, params, ()))
+        elif any(step.wants_params):
+            run = self._prepare_gradients(step, node, kernel, params)
+        else:
+            run = kernel.backward(self._bind(step, node, params, (None,) * len(params)))
+        return _telling_the_layer(_in_a_row(*before, run), node)
+
+    def _prepare_reorder(self, step: Reorder) -> Prepared:
+        source, target = (self.plan.buffers[i] for i in (step.source, step.target))
+        return self.backend.reorder(
+            source.shape,
+            self._buffers[step.source],
+            source.layout,
+            self._buffers[step.target],
+            target.layout,
+            add=step.add,
+        )
+
+    def _prepare_params(
+        self, step: Step, layouts: Sequence[Layout | None]
+    ) -> tuple[tuple[Array, ...], list[Prepared]]:
+        """Return the params in the layouts that the kernel takes, and the copies to make before."""
+        found, before = [], []
+        free = self._params_scratch
+        for use, layout in zip(step.params, layouts, strict=True):
+            array, own = self.params[use.param], self.plan.param_layouts[use.param]
+            if layout == own:
+                found.append(array.reshape(use.shape) if own is None else array)
+                continue
+            copy, free = _cut(free, use.shape, layout)
+            before.append(self.backend.reorder(use.shape, array, own, copy, layout))
+            found.append(copy)
+        return tuple(found), before
+
+    def _prepare_gradients(
+        self, step: Step, node: Node, kernel: Kernel, params: tuple[Array, ...]
+    ) -> Prepared:
+        """Return the call of a step with gradients for params.
+
+        The first after `clear_param_diffs` is written where it belongs, if it lies so; else it is
+        written elsewhere, then copied or added.
+        """
+        wanted = [
+            (i, use.param, layout)
+            for i, (use, want, layout) in enumerate(
+                zip(step.params, step.wants_params, kernel.terms.params, strict=True)
+            )
+            if want
+        ]
+        indices = [index for _, index, _ in wanted]
+        cleared = self._cleared
+
+        def targets(arrays: Mapping[int, Array]) -> tuple[Array | None, ...]:
+            return tuple(arrays.get(i) for i in range(len(step.params)))
+
+        straight = all(layout == self.plan.param_layouts[index] for _, index, layout in wanted)
+        direct: Prepared | None = None
+        if straight and len(set(indices)) == len(indices):
+            arrays = {
+                i: self._param_diff(index).reshape(step.params[i].shape if layout is None else -1)
+                for i, index, layout in wanted
+            }
+            direct = kernel.backward(self._bind(step, node, params, targets(arrays)))
+        detour: list[Prepared] = []
+        adding: dict[int, tuple[Prepared, Prepared]] = {}
+
+        def prepare_detour() -> None:
+            arrays = {}
+            for i, index, layout in wanted:
+                use = step.params[i]
+                memory = self.backend.allocate(_nbytes(use.shape, layout))
+                arrays[i], _ = _cut(memory, use.shape, layout)
+                own = self.plan.param_layouts[index]
+                copy, add = (
+                    self.backend.reorder(
+                        use.shape, arrays[i], layout, self._param_diff(index), own, add=add
+                    )
+                    for add in (False, True)
+                )
+                adding[i] = copy, add
+            detour.append(kernel.backward(self._bind(step, node, params, targets(arrays))))
+
+        def run() -> None:
+            if direct is not None and cleared.issuperset(indices):
+                direct()
+                cleared.difference_update(indices)
+                return
+            if not detour:
+                prepare_detour()
+            detour[0]()
+            for i, index, _ in wanted:
+                copy, add = adding[i]
+                if index in cleared:
+                    copy()
+                    cleared.discard(index)
+                else:
+                    add()
+
+        return run
 
     def _prepare_feed(self, index: int, node: Node) -> Prepared:
         outs = tuple(self.data(key) for key in node.tops)
@@ -322,33 +507,80 @@ class Executor:
 
         return fill
 
-    def _bind(self, step: Step, node: Node) -> Binding:
-        backward = step.direction is Direction.BACKWARD
-        wants = self.plan.need.bottoms[step.node]
-        wants_params = self.plan.need.params[step.node]
+    def _bind(
+        self,
+        step: Step,
+        node: Node,
+        params: tuple[Array, ...],
+        param_diffs: tuple[Array | None, ...],
+    ) -> Binding:
+        def arrays(buffers: Sequence[int]) -> tuple[Array, ...]:
+            return tuple(self._buffers[i] for i in buffers)
+
+        names = [self.plan.graph.nodes[i].name for i in step.nodes]
         return Binding(
             node=node,
-            bottoms=tuple(self.data(key) for key in node.bottoms),
-            tops=tuple(self.data(key) for key in node.tops),
-            params=tuple(self.params[use.param].reshape(use.shape) for use in node.params),
-            kept=tuple(self.kept(step.node, i) for i in range(len(node.kept))),
-            top_diffs=tuple(self.diff(key) for key in node.tops) if backward else (),
+            bottoms=arrays(step.bottoms),
+            tops=arrays(step.tops),
+            params=params,
+            kept=arrays(step.kept),
+            top_diffs=arrays(step.top_diffs),
             bottom_diffs=tuple(
-                self.diff(key) if backward and want else None
-                for key, want in zip(node.bottoms, wants, strict=True)
+                None if i is None else self._buffers[i]
+                for i in step.bottom_diffs or (None,) * len(step.bottoms)
             ),
-            param_diffs=tuple(
-                self._param_diff(use.param).reshape(use.shape) if backward and want else None
-                for use, want in zip(node.params, wants_params, strict=True)
-            ),
+            param_diffs=param_diffs or (None,) * len(params),
             adds=step.adds,
-            random=lambda: generator(self.seed, node.name, self._clock.number),
+            random=lambda: generator(self.seed, names[-1], self._clock.number),
+            scratch=_NOTHING if step.scratch is None else self._buffers[step.scratch],
         )
 
     def _param_diff(self, index: int) -> Array:
-        diff = self.param_diffs[index]
+        diff = self._param_diffs[index]
         assert diff is not None, "a wanted gradient has no memory"
         return diff
+
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+def _nbytes(shape: tuple[int, ...], layout: Layout | None) -> int:
+    return 4 * int(np.prod(shape, dtype=np.int64)) if layout is None else layout.nbytes
+
+
+def _cut(memory: Array, shape: tuple[int, ...], layout: Layout | None) -> tuple[Array, Array]:
+    """Cut an array of a shape in a layout off the front of some memory; return it and the rest."""
+    nbytes = _nbytes(shape, layout)
+    array = memory[:nbytes].view("float32")
+    rest = memory[-(-nbytes // ALIGNMENT) * ALIGNMENT :]
+    return (array.reshape(shape) if layout is None else array), rest
+
+
+def _params_scratch(plan: Plan) -> int:
+    """Return the bytes that the params of one step take at most in layouts not their own."""
+    most = 0
+    for step in plan.forward:
+        kernel = plan.kernels[step.choice] if isinstance(step, Step) else None
+        if kernel is None or not isinstance(step, Step):
+            continue
+        total = 0
+        for use, layout in zip(step.params, kernel.terms.params, strict=True):
+            if layout != plan.param_layouts[use.param]:
+                total += -(-_nbytes(use.shape, layout) // ALIGNMENT) * ALIGNMENT
+        most = max(most, total)
+    return most
+
+
+def _in_a_row(*calls: Prepared) -> Prepared:
+    """Return a call that makes these calls."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
 
 
 # What a buffer is for ("data", "diff", "kept"), of what, in which shape.

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.base import Backend, Binding, Kernel, Prepared
-from netc.graph.types import Node
+from netc.backends.base import Backend, Binding, Job, Kernel, Layout, Prepared, Terms
 from netc.layers.types import Array, ArrayNamespace, BackwardCall, ForwardCall
-from netc.plan.types import Direction
 
 _ALIGNMENT = 64
 
@@ -28,8 +26,38 @@ class ReferenceBackend:
     def candidates(self) -> Sequence[Backend]:
         return (self,)
 
-    def kernel_for(self, node: Node, direction: Direction) -> Kernel:
-        return _Forward() if direction is Direction.FORWARD else _Backward()
+    def chains(self) -> Sequence[tuple[str, ...]]:
+        return ()
+
+    def kernel_for(self, job: Job) -> Kernel:
+        node = job.node
+        return _Rules(
+            Terms(
+                bottoms=(None,) * len(node.bottoms),
+                tops=(None,) * len(node.tops),
+                params=(None,) * len(node.params),
+                kept=node.kept,
+                reads=node.layer.backward_reads(),
+                in_place=node.layer.in_place,
+                can_add=True,
+            )
+        )
+
+    def reorder(
+        self,
+        shape: tuple[int, ...],
+        source: Array,
+        source_layout: Layout | None,
+        target: Array,
+        target_layout: Layout | None,
+        *,
+        add: bool = False,
+    ) -> Prepared:
+        assert source_layout is None and target_layout is None, "there is only C order here"
+        source, target = source.reshape(shape), target.reshape(shape)
+        if add:
+            return lambda: np.add(target, source, out=target)
+        return lambda: np.copyto(target, source)
 
     def allocate(self, nbytes: int) -> Array:
         raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
@@ -44,8 +72,12 @@ class ReferenceBackend:
 
 
 @dataclass(frozen=True, slots=True)
-class _Forward:
-    def prepare(self, binding: Binding) -> Prepared:
+class _Rules:
+    """A layer's own rules as a kernel."""
+
+    terms: Terms
+
+    def forward(self, binding: Binding) -> Prepared:
         call = ForwardCall(
             xp=np,
             bottoms=binding.bottoms,
@@ -65,10 +97,7 @@ class _Forward:
 
         return run
 
-
-@dataclass(frozen=True, slots=True)
-class _Backward:
-    def prepare(self, binding: Binding) -> Prepared:
+    def backward(self, binding: Binding) -> Prepared:
         call = BackwardCall(
             xp=np,
             bottoms=binding.bottoms,
@@ -97,6 +126,6 @@ class _Backward:
                 else:
                     np.copyto(diff, gradient)
             for i, diff in params:
-                diff += gradients.params[i]
+                diff[...] = gradients.params[i]
 
         return run
