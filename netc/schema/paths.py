@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from netc.errors import Span, fail, nearest
@@ -22,7 +23,7 @@ def resolve(path: str, named_in: Span | str | None) -> Path:
     tried = candidates(path, span)
     for place in tried:
         if _exists(place):
-            return place
+            return _tidy(place)
     raise fail(
         f"'{path}' does not exist",
         span=span,
@@ -39,6 +40,12 @@ def candidates(path: str, named_in: Span | str | None) -> list[Path]:
     file = named_in.file if isinstance(named_in, Span) else named_in or ""
     folder = Path(file).parent if file else Path()
     return list(dict.fromkeys([folder / given, given]))
+
+
+def _tidy(path: Path) -> Path:
+    """Return `zoo/net.prototxt` for `solvers/../zoo/net.prototxt`, unless a link is in the way."""
+    short = Path(os.path.normpath(path))
+    return short if _exists(short) and short.samefile(path) else path
 
 
 def _exists(path: Path) -> bool:

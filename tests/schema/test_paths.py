@@ -67,3 +67,17 @@ def test_empty_path_and_impossible_names(here: Path) -> None:
     assert "the path is empty" in refusal("", "s")
     assert "does not exist" in refusal("x" * 300, "s")
     assert "does not exist" in refusal("a\0b", "s")
+
+
+def test_detours_are_left_out_unless_a_link_makes_them_matter(tmp_path: Path) -> None:
+    (tmp_path / "solvers").mkdir()
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "net.prototxt").write_text("")
+    named_in = str(tmp_path / "solvers" / "solver.prototxt")
+    assert resolve("../zoo/net.prototxt", named_in) == tmp_path / "zoo" / "net.prototxt"
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "zoo").mkdir()
+    (tmp_path / "elsewhere" / "zoo" / "other.prototxt").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    found = resolve("link/../zoo/other.prototxt", str(tmp_path / "solver.prototxt"))
+    assert found.samefile(tmp_path / "elsewhere" / "zoo" / "other.prototxt")
