@@ -440,6 +440,26 @@ def test_two_inputs_change_their_shape_together(tmp_path: Path) -> None:
         net.forward(data=np.zeros((2, 3, 8, 8)), scale=np.zeros((2, 4)))
 
 
+def test_an_input_with_several_readers_changes_its_shape(tmp_path: Path) -> None:
+    net = net_of(
+        tmp_path,
+        """
+        layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 3 } } }
+        layer { name: "a" type: "Power" bottom: "x" top: "a" power_param { scale: 2 } }
+        layer { name: "b" type: "Power" bottom: "x" top: "b" power_param { scale: 3 } }
+        """,
+    )
+    for values in ([1, 2], [5, 6, 7, 8]):
+        net.blobs["x"].reshape(len(values))
+        x = net.blobs["x"].data
+        for factor in (1, 10):
+            x[...] = factor * np.array(values)
+            found = net.forward()
+            np.testing.assert_array_equal(found["a"], 2 * x)
+            np.testing.assert_array_equal(found["b"], 3 * x)
+            np.testing.assert_array_equal(net.blobs["x_in_0_split_1"].data, x)
+
+
 def test_a_shape_that_comes_back_keeps_nothing_waiting(tmp_path: Path) -> None:
     net = net_of(tmp_path, FULLY_CONVOLUTIONAL)
     before = net.blobs["data"].data
