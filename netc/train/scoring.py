@@ -39,7 +39,7 @@ class Scores:
 
 
 def outputs_of(net: Executor) -> list[Output]:
-    """Return every output blob after a forward pass."""
+    """Return every output blob after a forward pass, by name: so Caffe numbers them in its logs."""
     graph = net.plan.graph
     return [
         (
@@ -47,7 +47,7 @@ def outputs_of(net: Executor) -> list[Output]:
             tuple(map(float, net.backend.to_host(net.data(key)).ravel())),
             graph.blobs[key].loss_weight,
         )
-        for key in graph.outputs
+        for key in sorted(graph.outputs, key=lambda key: graph.blobs[key].name)
     ]
 
 
