@@ -17,13 +17,18 @@ def configure(parser: options.Parser) -> None:
     """Declare the options."""
     options.net_options(parser, phase="TRAIN")
     options.shape_options(parser)
+    parser.flag("backend", default="auto", metavar="NAME", help="whose plan tells the memory")
     options.format_option(parser, "text", "json", "markdown")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary."""
+    from functools import partial
+
     from netc.assemble import load_graph
+    from netc.backends import find_backend
     from netc.layers.types import Phase
+    from netc.plan import plan
     from netc.report.summary import render, summarize
 
     graph = load_graph(
@@ -34,5 +39,6 @@ def run(args: argparse.Namespace) -> int:
         shapes=dict(args.shape),
         assume=True,
     )
-    print(render(summarize(graph), args.format))
+    make = partial(plan, graph, find_backend(args.backend))
+    print(render(summarize(graph, make), args.format))
     return 0

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             lambda i, s: logger.info("Iteration: %d forward-backward time: %g ms.", i, 1000 * s),
         )
     found = timing(
-        graph,
+        net.plan,
         durations,
         backend=backend.name,
         iterations=args.iterations,

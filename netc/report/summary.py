@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from netc.errors import NetcError
 from netc.graph.types import Graph, Node
-from netc.plan.memory import assign
-from netc.plan.need import find_need, no_need
-from netc.plan.types import Need
+from netc.plan.types import Plan
 from netc.report.machine import to_json
 from netc.report.table import size, table
 
@@ -58,8 +57,8 @@ class Summary:
     notes: tuple[str, ...]
 
 
-def summarize(graph: Graph) -> Summary:
-    """Compute the table of a graph."""
+def summarize(graph: Graph, make: Callable[..., Plan]) -> Summary:
+    """Compute the table of a graph; `make(train=...)` gives its plans."""
     rows = []
     for index, node in enumerate(graph.nodes):
         bottoms = tuple(graph.blobs[key].type for key in node.bottoms)
@@ -82,7 +81,7 @@ def summarize(graph: Graph) -> Summary:
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         bytes=sum(row.bytes for row in rows),
-        memory=_memory(graph),
+        memory=_memory(graph, make),
         notes=graph.notes,
     )
 
@@ -93,29 +92,27 @@ def _new_values(graph: Graph, node: Node) -> int:
     return sum(blob.type.count for blob in tops if blob.name not in names)
 
 
-def _memory(graph: Graph) -> Memory:
+def _memory(graph: Graph, make: Callable[..., Plan]) -> Memory:
     params = 4 * sum(math.prod(param.shape) for param in graph.params)
-    run = _planned(graph, no_need(graph)) + params
+    run = params + _blobs(make(train=False))
     try:
-        need = find_need(graph)
+        plan = make(train=True)
     except NetcError:
         return Memory(params, run, None)
-    if not any(need.runs):
+    if not any(plan.need.runs):
         return Memory(params, run, None)
     learned = {
         use.param
-        for node, wants in zip(graph.nodes, need.params, strict=True)
+        for node, wants in zip(graph.nodes, plan.need.params, strict=True)
         for use, want in zip(node.params, wants, strict=True)
         if want
     }
     diffs = 4 * sum(math.prod(graph.params[i].shape) for i in learned)
-    return Memory(params, run, _planned(graph, need) + params + diffs)
+    return Memory(params, run, params + diffs + _blobs(plan))
 
 
-def _planned(graph: Graph, need: Need) -> int:
-    memory = assign(graph, need, frozenset(), keep_all=False)
-    own = sum(storage.nbytes for storage in memory.storages if storage.offset is None)
-    return memory.arena_bytes + own
+def _blobs(plan: Plan) -> int:
+    return plan.arena_bytes + plan.own_bytes
 
 
 def render(summary: Summary, form: str = "text") -> str:
