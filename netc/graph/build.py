@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from netc.errors import NetcError, Problems, Span, fail, nearest
 from netc.graph.types import Blob, Graph, Node, Param, ParamUse
 from netc.layers import registry
 from netc.layers.types import BlobType, Layer, Phase, Refusal, Signature
-from netc.schema import Source, bind_fields, netc_pb2
+from netc.schema import CUSTOM, Source, bind_fields, chooses_implementation, netc_pb2
 
 # What Caffe calls the top that a loss layer gets when the text gives none.
 AUTOMATIC_TOP = "(automatic)"
@@ -35,6 +36,10 @@ _COMMON_FIELDS = frozenset(
         "exclude",
     ]
 )
+
+
+# Fields of NetParameter that are read here, or (debug_info) say nothing about the net itself.
+_NET_FIELDS = frozenset(["name", "state", "layer", "force_backward", "debug_info"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ def build(
     by blob name. Raises one NetcError with all independent mistakes of the text.
     """
     builder = _Builder(source, state, probe, dict(shapes or {}))
+    builder.check_net()
     for index, message in enumerate(source.message.layer):
         builder.add(index, message)
     return builder.finish()
@@ -132,10 +138,32 @@ class _Builder:
     params: list[_OpenParam] = field(default_factory=list)
     shared: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    # Settings of forks that choose an implementation, each once.
+    no_effect: dict[str, None] = field(default_factory=dict)
     # Blob name in the text -> key of its current version; None while its producer is in error, so
     # that one mistake is not told again by every layer behind it.
     current: dict[str, str | None] = field(default_factory=dict)
     read: dict[str, str] = field(default_factory=dict)
+
+    # -- the net's own fields ---------------------------------------------------------------------
+
+    def check_net(self) -> None:
+        """Refuse the fields of the net itself that are set but not read."""
+        for descriptor, _ in self.source.message.ListFields():
+            name = descriptor.name
+            if name in _NET_FIELDS:
+                continue
+            if chooses_implementation(self.source.message, [name]):
+                self.no_effect.setdefault(name)
+                continue
+            self.problems.add(
+                fail(
+                    f"field '{name}' of the net is set, but not read",
+                    span=self.source.span(name),
+                    expected=f"fields of a net: {', '.join(sorted(_NET_FIELDS))}",
+                    got=name,
+                )
+            )
 
     # -- one layer of the text ---------------------------------------------------------------------
 
@@ -230,10 +258,17 @@ class _Builder:
         if not resolved.HasField("phase"):
             resolved.phase = netc_pb2.TRAIN if self.state.phase is Phase.TRAIN else netc_pb2.TEST
         layer, unread = bind_fields(
-            kind.cls, [getattr(resolved, name) for name in kind.params], outer=resolved
+            kind.cls,
+            [getattr(resolved, name) for name in kind.params if name != CUSTOM],
+            outer=resolved,
+            custom=resolved.custom_param if CUSTOM in kind.params else None,
+            span=partial(self.source.span, "layer", index),
         )
         for path in unread:
             if path[0] in _COMMON_FIELDS:
+                continue
+            if chooses_implementation(message, path):
+                self.no_effect.setdefault(".".join(path))
                 continue
             known = {f.name for f in dataclasses.fields(kind.cls)} | set(kind.params)
             shown = ".".join(path)
@@ -469,6 +504,11 @@ class _Builder:
                 f"a shape is given for blob '{name}', which the net does not have",
                 got=name,
                 hint=nearest(name, self.current),
+            )
+        if self.no_effect:
+            self.notes.append(
+                f"{self.source.file}: {', '.join(self.no_effect)}: a fork's choice of "
+                "implementation, of no effect here"
             )
         return Graph(
             name=net.name,

@@ -54,10 +54,10 @@ class Pooling(Layer):
     """The maximum, the mean, or a random pixel of each window, channel by channel.
 
     The number of windows along an axis is (size + 2 pad - kernel) / stride + 1, rounded up (down
-    with `round_mode` FLOOR), less one if there is padding and the last window would start in the
-    padding behind the image. The last window may reach over the edge. Without padding and with a
-    stride above the kernel it may even start behind the edge: MAX then gives -FLT_MAX; its gradient
-    and the other methods refuse.
+    with `round_mode` FLOOR, in other words `ceil_mode` false), less one if there is padding and the
+    last window would start in the padding behind the image. The last window may reach over the
+    edge. Without padding and with a stride above the kernel it may even start behind the edge: MAX
+    then gives -FLT_MAX; its gradient and the other methods refuse.
 
     MAX: among equal pixels the first counts. A second top takes its index y * W + x in the channel.
     AVE: the divisor is the area of the window inside the image and its padding.
@@ -82,6 +82,7 @@ class Pooling(Layer):
     engine: Engine = Engine.DEFAULT
     global_pooling: bool = False
     round_mode: RoundMode = RoundMode.CEIL
+    ceil_mode: bool | None = None
     phase: Phase = Phase.TRAIN
     top: tuple[str, ...] = ()
 
@@ -128,6 +129,13 @@ class Pooling(Layer):
         if self.global_pooling:
             self._check_global()
             return Slide(sizes[0], 1, sizes[0]), Slide(sizes[1], 1, sizes[1])
+        if self.ceil_mode and self.round_mode is RoundMode.FLOOR:
+            raise Refusal(
+                "ceil_mode and round_mode contradict each other",
+                expected="one of them",
+                got="ceil_mode: true, round_mode: FLOOR",
+                setting="ceil_mode",
+            )
         kernels = self._pair("kernel", "kernel_size", None, least=1)
         strides = self._pair("stride", "stride", 1, least=1)
         pads = self._pair("pad", "pad", 0, least=0)
@@ -154,16 +162,21 @@ class Pooling(Layer):
             raise Refusal(
                 "the kernel is larger than the bottom",
                 expected="kernel < size + 2 * pad + stride"
-                if self.round_mode is RoundMode.CEIL
+                if self._rounds_up
                 else "kernel <= size + 2 * pad",
                 got=f"bottom of shape {x}, {_shown((h, w))}",
                 setting=self._source_of("kernel", "kernel_size", "h" if h.places < 1 else "w"),
             )
         return h, w
 
+    @property
+    def _rounds_up(self) -> bool:
+        # Forks had `ceil_mode` before BVLC Caffe had `round_mode`.
+        return self.round_mode is RoundMode.CEIL if self.ceil_mode is None else self.ceil_mode
+
     def _places(self, size: int, kernel: int, stride: int, pad: int, padded: bool) -> int:
         room = size + 2 * pad - kernel
-        places = (-(-room // stride) if self.round_mode is RoundMode.CEIL else room // stride) + 1
+        places = (-(-room // stride) if self._rounds_up else room // stride) + 1
         # Caffe has this rule for both axes if either is padded, and for none if neither is.
         if padded and (places - 1) * stride >= size + pad:
             places -= 1

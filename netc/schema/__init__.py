@@ -13,6 +13,8 @@
 from netc.schema import netc_pb2
 from netc.schema.bind import Bound, bind, bind_with_problems
 from netc.schema.convert import bind_fields
+from netc.schema.custom import CUSTOM
+from netc.schema.forks import chooses_implementation
 from netc.schema.paths import resolve
 from netc.schema.places import Places
 from netc.schema.printing import print_prototxt, print_yaml, shortest
@@ -27,12 +29,14 @@ from netc.schema.source import (
 from netc.schema.upgrade import upgrade_net, upgrade_solver
 
 __all__ = [
+    "CUSTOM",
     "Bound",
     "Places",
     "Source",
     "bind",
     "bind_fields",
     "bind_with_problems",
+    "chooses_implementation",
     "is_binary_net",
     "netc_pb2",
     "parse_binary",

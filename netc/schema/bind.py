@@ -13,13 +13,13 @@ import struct
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from netc.errors import NetcError, Problem, Span, in_order, nearest
-from netc.schema.descriptors import descriptor_of, enum_of, is_message
+from netc.schema.descriptors import descriptor_of, is_message
 from netc.schema.places import Places
 from netc.schema.upgrade import V1_TYPE_NAMES
 from netc.text import Block, Entry, Format, Kind, Scalar, Tree
@@ -93,7 +93,20 @@ def bind_with_problems(tree: Tree, message_class: type[M]) -> tuple[Bound[M], li
     return Bound(message, places), binder.problems
 
 
-class _Wrong(Exception):
+class Field(Protocol):
+    """What converting a value asks of a field: a FieldDescriptor knows it."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  # as in FieldDescriptor
+    @property
+    def full_name(self) -> str: ...  # noqa: D102
+    @property
+    def type(self) -> int: ...  # noqa: D102
+    @property
+    def enum_type(self) -> EnumDescriptor | None: ...  # noqa: D102
+
+
+class Wrong(Exception):
     """A value that does not suit its field."""
 
     def __init__(self, what: str, expected: str, hint: str = "") -> None:
@@ -180,8 +193,8 @@ class _Binder:
             self._add(what, entry.span, f"{entry.name}: {_example(field)}", "{ ... }")
             return
         try:
-            converted = _convert(value, field)
-        except _Wrong as wrong:
+            converted = convert_scalar(value, field)
+        except Wrong as wrong:
             self._add(wrong.what, value.span, wrong.expected, _shown(value), wrong.hint)
             return
         if field.is_repeated:
@@ -263,8 +276,8 @@ def _example(field: FieldDescriptor) -> str:
 # Values
 
 
-def _convert(value: Scalar, field: FieldDescriptor) -> object:
-    """Return the Python value that `value` spells for `field`, or raise `_Wrong`."""
+def convert_scalar(value: Scalar, field: Field) -> object:
+    """Return the Python value that `value` spells for `field`, or raise `Wrong`."""
     if field.type in _INTEGER_RANGES:
         return _integer(value, field)
     if field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE):
@@ -278,7 +291,7 @@ def _convert(value: Scalar, field: FieldDescriptor) -> object:
         meant = value.text
         if field.full_name == "netc.LayerParameter.type":
             meant = V1_TYPE_NAMES.get(meant, meant)
-        raise _Wrong(
+        raise Wrong(
             f"the field '{field.name}' takes a string", "a string in quotes", f'write "{meant}"'
         )
     if field.type == FieldDescriptor.TYPE_BYTES:
@@ -286,19 +299,19 @@ def _convert(value: Scalar, field: FieldDescriptor) -> object:
     try:
         return value.data.decode()
     except UnicodeDecodeError:
-        raise _Wrong(f"the string of '{field.name}' is not UTF-8", "text in UTF-8") from None
+        raise Wrong(f"the string of '{field.name}' is not UTF-8", "text in UTF-8") from None
 
 
-def _quoted(value: Scalar, field: FieldDescriptor, expected: str) -> None:
+def _quoted(value: Scalar, field: Field, expected: str) -> None:
     if value.kind is Kind.STRING:
-        raise _Wrong(
+        raise Wrong(
             f"the field '{field.name}' takes {expected.split(':')[0]}, not a string",
             expected,
             "leave the quotes away" if value.text else "",
         )
 
 
-def _integer(value: Scalar, field: FieldDescriptor) -> int:
+def _integer(value: Scalar, field: Field) -> int:
     kind, least, most = _INTEGER_RANGES[field.type]
     _quoted(value, field, "a whole number")
     number = parse_integer(value.text)
@@ -310,9 +323,9 @@ def _integer(value: Scalar, field: FieldDescriptor) -> int:
                 hint = "a number that begins with 0 is octal"
             elif real.is_integer():
                 hint = f"write {int(real)}"
-        raise _Wrong(f"the field '{field.name}' takes a whole number", "a whole number", hint)
+        raise Wrong(f"the field '{field.name}' takes a whole number", "a whole number", hint)
     if not least <= number <= most:
-        raise _Wrong(f"the value of '{field.name}' is out of range", f"{least} to {most} ({kind})")
+        raise Wrong(f"the value of '{field.name}' is out of range", f"{least} to {most} ({kind})")
     return number
 
 
@@ -330,7 +343,7 @@ def parse_integer(text: str) -> int | None:
     return -size if text.startswith("-") else size
 
 
-def _real(value: Scalar, field: FieldDescriptor) -> float:
+def _real(value: Scalar, field: Field) -> float:
     _quoted(value, field, "a number")
     text = value.text
     if word := _REAL_WORDS.fullmatch(text):
@@ -345,7 +358,7 @@ def _real(value: Scalar, field: FieldDescriptor) -> float:
             hint = f"write {integer}"
         elif re.fullmatch(r"-?[0-9]+,[0-9]+", text):
             hint = f"write {text.replace(',', '.')}"
-        raise _Wrong(f"the field '{field.name}' takes a number", "a decimal number", hint)
+        raise Wrong(f"the field '{field.name}' takes a number", "a decimal number", hint)
     number = float(text.rstrip("fF"))
     if field.type == FieldDescriptor.TYPE_FLOAT:
         try:
@@ -354,13 +367,13 @@ def _real(value: Scalar, field: FieldDescriptor) -> float:
             number = float("inf")
     if number in (float("inf"), float("-inf")):
         kind = "float32" if field.type == FieldDescriptor.TYPE_FLOAT else "float64"
-        raise _Wrong(
+        raise Wrong(
             f"the value of '{field.name}' is out of range", f"a number that fits {kind}, or inf"
         )
     return number
 
 
-def _bool(value: Scalar, field: FieldDescriptor) -> bool:
+def _bool(value: Scalar, field: Field) -> bool:
     expected = "true or false"
     _quoted(value, field, expected)
     if value.text in _TRUE:
@@ -371,13 +384,14 @@ def _bool(value: Scalar, field: FieldDescriptor) -> bool:
     if number in (0, 1):
         return bool(number)
     meant = _OTHER_BOOLS.get(value.text.lower())
-    raise _Wrong(
+    raise Wrong(
         f"the field '{field.name}' takes true or false", expected, f"write {meant}" if meant else ""
     )
 
 
-def _enum(value: Scalar, field: FieldDescriptor) -> int:
-    enum = enum_of(field)
+def _enum(value: Scalar, field: Field) -> int:
+    enum = field.enum_type
+    assert enum is not None
     names = [v.name for v in sorted(enum.values, key=lambda v: v.number)]
     expected = _one_of(names)
     if value.kind is Kind.STRING:
@@ -387,20 +401,20 @@ def _enum(value: Scalar, field: FieldDescriptor) -> int:
             hint = f"write {value.text}"
         else:
             hint = _near_value(value.text, names, field)
-        raise _Wrong(f"the field '{field.name}' takes a name without quotes", expected, hint)
+        raise Wrong(f"the field '{field.name}' takes a name without quotes", expected, hint)
     number = parse_integer(value.text)
     if number is not None and number in enum.values_by_number:
         return number
     if number is None and value.text in enum.values_by_name:
         return int(enum.values_by_name[value.text].number)
-    raise _Wrong(
+    raise Wrong(
         f"'{value.text}' is not a value of '{field.name}'",
         expected,
         _near_value(value.text, names, field),
     )
 
 
-def _near_value(text: str, names: list[str], field: FieldDescriptor) -> str:
+def _near_value(text: str, names: list[str], field: Field) -> str:
     """Return a hint at the nearest name. INNER_PRODUCT in `layers` is InnerProduct in `layer`."""
     folded = {name.replace("_", ""): name for name in names}
     if same := folded.get(text.upper().replace("_", "")):

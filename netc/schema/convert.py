@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from functools import cache
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from netc.errors import NetcError, Problem, Span, fail, nearest
+from netc.schema import netc_pb2
+from netc.schema.annotations import Wanted, wanted_fields
+from netc.schema.custom import CUSTOM, CustomSettings
 from netc.schema.descriptors import descriptor_of, enum_of, field_of, is_message, set_fields
 from netc.schema.printing import shortest
 
 T = TypeVar("T")
 Path = tuple[str, ...]
+Place = Callable[..., Span | None]
+
+SHARED = frozenset(
+    ["name", "type", "bottom", "top", "phase", "transform_param", "loss_param", "propagate_down"]
+)
+"""The fields of a layer that a type from outside can read besides its custom settings."""
 
 
 def bind_fields(
-    cls: type[T], messages: Sequence[Message], outer: Message | None = None
+    cls: type[T],
+    messages: Sequence[Message],
+    outer: Message | None = None,
+    *,
+    custom: Sequence[netc_pb2.CustomSetting] | None = None,
+    span: Place = lambda *path: None,
 ) -> tuple[T, list[Path]]:
     """Return an instance of the dataclass `cls` and the paths of the fields set but not read.
 
@@ -36,8 +49,13 @@ def bind_fields(
 
     Floats become the shortest float64 that is the same float32: 0.1, not 0.10000000149.
 
+    With `custom`, the settings of a type from outside, all fields but those that `messages` and
+    `SHARED` have are filled from there, see `netc.schema.custom`.
+
     A path leads from `outer` if given, else from each of `messages`: ("pooling_param", "pad_h").
-    Raises TypeError for a dataclass whose fields the schema does not have.
+    Raises NetcError for a value that `cls` does not know (another fork's enum value) and for custom
+    settings that do not suit, with the places that `span` gives for a path; TypeError for a
+    dataclass whose fields the schema does not have.
     """
     names = [_name_in(outer, message) if outer is not None else "" for message in messages]
     holders = [*zip(names, messages, strict=True)]
@@ -45,13 +63,18 @@ def bind_fields(
     unread: list[Path] = []
     values: dict[str, Any] = {}
     read_outer: set[str] = set(names)
-    for wanted in _wanted(cast(type, cls)):
+    problems: list[Problem] = []
+    settings = CustomSettings(custom, span) if custom is not None else None
+    for wanted in wanted_fields(cast(type, cls)):
         having = [h for h in holders if wanted.name in h[1].DESCRIPTOR.fields_by_name]
         if having:
             setting = [h for h in having if _is_set(h[1], wanted.name)]
             name, holder = (setting or having)[0]
             read[name].add(wanted.name)
             prefix: Path = (name,) if name else ()
+        elif settings and wanted.name not in SHARED:
+            values |= settings.fill(cast(type, cls), wanted)
+            continue
         elif outer is not None and wanted.name in outer.DESCRIPTOR.fields_by_name:
             holder, prefix = outer, ()
             read_outer.add(wanted.name)
@@ -60,8 +83,18 @@ def bind_fields(
                 f"{cls.__name__}.{wanted.name} has no field of that name in "
                 f"{', '.join(m.DESCRIPTOR.name for m in messages) or 'the messages'}"
             )
-        values[wanted.name], left = _take(holder, wanted)
+        try:
+            values[wanted.attribute], left = _take(holder, wanted, partial(span, *prefix))
+        except NetcError as error:
+            problems += error.problems
+            continue
         unread += [prefix + path for path in left]
+    if settings:
+        read_outer.add(CUSTOM)
+        settings.unread(getattr(cls, "type", "") or cls.__name__)
+        problems += settings.problems
+    if problems:
+        raise NetcError(*problems)
     for name, message in holders:
         prefix = (name,) if name else ()
         unread += [(*prefix, f.name) for f, _ in set_fields(message) if f.name not in read[name]]
@@ -93,43 +126,7 @@ def _is_set(message: Message, name: str) -> bool:
     return message.HasField(name)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A dataclass field, its annotation taken apart."""
-
-    name: str
-    type: type
-    optional: bool
-    many: bool
-
-
-@cache
-def _wanted(cls: type) -> tuple[_Wanted, ...]:
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{cls.__name__} is not a dataclass")
-    hints = typing.get_type_hints(cls)
-    return tuple(_take_apart(cls, f.name, hints[f.name]) for f in dataclasses.fields(cls) if f.init)
-
-
-def _take_apart(cls: type, name: str, hint: Any) -> _Wanted:
-    optional = many = False
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        choices = [a for a in typing.get_args(hint) if a is not type(None)]
-        optional = len(choices) < len(typing.get_args(hint))
-        if len(choices) != 1:
-            raise TypeError(f"{cls.__name__}.{name}: a schema field has one type, not {hint}")
-        hint = choices[0]
-    if typing.get_origin(hint) is tuple:
-        hint, *rest = typing.get_args(hint)
-        if rest != [...]:
-            raise TypeError(f"{cls.__name__}.{name}: annotate repeated fields tuple[X, ...]")
-        many = True
-    if not isinstance(hint, type):
-        raise TypeError(f"{cls.__name__}.{name}: no schema field has the type {hint}")
-    return _Wanted(name, hint, optional, many)
-
-
-def _take(message: Message, wanted: _Wanted) -> tuple[Any, list[Path]]:
+def _take(message: Message, wanted: Wanted, span: Place) -> tuple[Any, list[Path]]:
     """Return the value for a dataclass field and the paths below it that were set but not read."""
     field = field_of(message, wanted.name)
     _check_type(message, field, wanted)
@@ -137,34 +134,41 @@ def _take(message: Message, wanted: _Wanted) -> tuple[Any, list[Path]]:
     is_set = _is_set(message, wanted.name)
     if wanted.optional and not is_set:
         return None, []
-    if not wanted.many:
-        value, left = _convert(field, given, wanted.type)
-        return value, [(wanted.name, *path) for path in left]
+    items = given if field.is_repeated else [given] * (is_set or not wanted.many)
     values: list[Any] = []
     unread: list[Path] = []
-    for item in given if field.is_repeated else [given] * is_set:
-        value, left = _convert(field, item, wanted.type)
+    value: Any
+    for index, item in enumerate(items):
+        if is_message(field):
+            place = partial(span, wanted.name, index)
+            value, left = bind_fields(wanted.type, [item], span=place)
+            unread += [(wanted.name, *path) for path in left]
+        elif field.enum_type is not None:
+            value = _member(field, item, wanted.type, is_set, span(wanted.name, index))
+        else:
+            value = shortest(item) if field.type == FieldDescriptor.TYPE_FLOAT else item
         values.append(value)
-        unread += [(wanted.name, *path) for path in left]
-    return tuple(values), unread
+    return (tuple(values) if wanted.many else values[0]), unread
 
 
-def _convert(field: FieldDescriptor, value: Any, wanted: type) -> tuple[Any, list[Path]]:
-    if is_message(field):
-        return bind_fields(wanted, [value])
-    if field.enum_type is not None:
-        return _member(field, value, wanted), []
-    if field.type == FieldDescriptor.TYPE_FLOAT:
-        return shortest(value), []
-    return value, []
-
-
-def _member(field: FieldDescriptor, number: int, wanted: type) -> Enum:
+def _member(
+    field: FieldDescriptor, number: int, wanted: type, is_set: bool, place: Span | None
+) -> Enum:
     name = enum_of(field).values_by_number[number].name
     assert issubclass(wanted, Enum)
-    if name not in wanted.__members__:
-        raise TypeError(f"{wanted.__name__} has no member {name}, which '{field.name}' can be")
-    return wanted[name]
+    if name in wanted.__members__:
+        return wanted[name]
+    if not is_set:
+        raise TypeError(f"{wanted.__name__} has no member {name}, the default of '{field.name}'")
+    # One of the forks has it, for a type of its own.
+    known = list(wanted.__members__)
+    raise fail(
+        f"{field.name}: {name} is not for this layer type",
+        span=place,
+        expected=f"one of: {', '.join(known)}",
+        got=name,
+        hint=nearest(name, known),
+    )
 
 
 _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
@@ -179,7 +183,7 @@ _PYTHON_TYPES: dict[int, tuple[type, ...]] = {
 }
 
 
-def _check_type(message: Message, field: FieldDescriptor, wanted: _Wanted) -> None:
+def _check_type(message: Message, field: FieldDescriptor, wanted: Wanted) -> None:
     """Raise TypeError where the annotation is not one for this field: that is no user's mistake."""
     if field.is_repeated and not wanted.many:
         raise TypeError(f"{field.full_name} is repeated: annotate it tuple[X, ...]")

@@ -71,6 +71,11 @@ V1_TYPE_NAMES = {
     "NORMALIZE": "Normalize",
     "ROIPOOLING": "ROIPooling",
     "TRIPLET_LOSS": "TripletLoss",
+    # CRF-RNN, DeconvNet, DeepLab, HED
+    "CROP": "Crop",
+    "IMAGE_SEG_DATA": "ImageSegData",
+    "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
+    "UNPOOLING": "Unpooling",
 }
 """The current name of each type of the V1 format."""
 

@@ -287,6 +287,8 @@ def test_what_caffe_refuses(name, setting):
         ({"kernel_size": 7, "stride": 1}, "kernel_size"),
         ({"kernel_h": 2, "kernel_w": 7}, "kernel_w"),
         ({"kernel_size": 6, "stride": 2, "round_mode": RoundMode.FLOOR}, "kernel_size"),
+        ({"kernel_size": 6, "stride": 2, "ceil_mode": False}, "kernel_size"),
+        ({"kernel_size": 2, "ceil_mode": True, "round_mode": RoundMode.FLOOR}, "ceil_mode"),
         ({"kernel_size": 2, "pad": 1, "pool": STOCHASTIC}, "pad"),
         ({"kernel_size": 2, "pool": AVE, "top": ("y", "mask")}, "pool"),
         ({"kernel_size": 1, "stride": 5, "pool": AVE}, "round_mode"),
@@ -311,6 +313,16 @@ def test_the_rule_of_the_last_window_holds_for_both_axes_if_one_is_padded():
     assert layer.infer(BlobType((1, 1, 4, 4))).tops[0].shape == (1, 1, 5, 2)
     layer = Pooling(kernel_h=2, kernel_w=1, stride_h=1, stride_w=2)
     assert layer.infer(BlobType((1, 1, 4, 4))).tops[0].shape == (1, 1, 3, 3)
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("size", range(4, 9))
+def test_ceil_mode_is_round_mode(size, pad):
+    x = BlobType((1, 1, size, size))
+    for ceil_mode, round_mode in ((True, RoundMode.CEIL), (False, RoundMode.FLOOR)):
+        same = {"kernel_size": 3, "stride": 2, "pad": pad}
+        forks = Pooling(**same, ceil_mode=ceil_mode).infer(x)
+        assert forks == Pooling(**same, round_mode=round_mode).infer(x)
 
 
 def test_the_choice_takes_a_byte_as_long_as_it_fits():
