@@ -23,18 +23,24 @@ LayerClass = TypeVar("LayerClass", bound=Layer)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LayerType:
-    """One registered type: its class and the parameter messages that its fields are read from."""
+    """One registered type: its class and the parameter messages that its fields are read from.
+
+    `aliases` are names that forks give it besides `name`; the registry has an entry for each.
+    """
 
     name: str
     cls: type[Layer]
     params: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
 
 
 _types: dict[str, LayerType] = {}
 
 
-def layer(name: str, *params: str) -> Callable[[type[LayerClass]], type[LayerClass]]:
-    """Register a layer class under its name in the text.
+def layer(
+    name: str, *params: str, aliases: tuple[str, ...] = ()
+) -> Callable[[type[LayerClass]], type[LayerClass]]:
+    """Register a layer class under its name in the text, and under other forks' names for it.
 
     `params` name the fields of LayerParameter ("convolution_param") whose own fields fill the
     dataclass. A dataclass field named like a LayerParameter field (`phase`, `top`,
@@ -42,10 +48,14 @@ def layer(name: str, *params: str) -> Callable[[type[LayerClass]], type[LayerCla
     """
 
     def register(cls: type[LayerClass]) -> type[LayerClass]:
-        if name in _types:
-            raise RuntimeError(f"layer type {name!r} is defined by {_types[name].cls} and by {cls}")
+        keys = (name, *aliases)
+        for key in keys:
+            if key in _types:
+                raise RuntimeError(
+                    f"layer type {key!r} is defined by {_types[key].cls} and by {cls}"
+                )
         cls.type = name
-        _types[name] = LayerType(name, cls, params)
+        _types.update(dict.fromkeys(keys, LayerType(name, cls, params, aliases)))
         return cls
 
     return register
