@@ -440,6 +440,7 @@ class BoxAnnotatorOHEM(Layer):
 
     bottoms: ClassVar[Arity] = exactly(4)
     tops: ClassVar[Arity] = exactly(2)
+    stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         if self.roi_per_img <= 0:

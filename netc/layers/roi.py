@@ -95,6 +95,7 @@ class RegionPooling(Layer):
     spatial_scale: float = 1.0
 
     bottoms: ClassVar[Arity] = exactly(2)
+    stops_gradients: ClassVar[bool] = True
 
     def pooled(self) -> tuple[int, int]:
         """Return the size of the maps that a region becomes."""

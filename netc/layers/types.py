@@ -303,6 +303,9 @@ class Layer:
     in_place: ClassVar[bool] = False
     #: Each top is bottom 0 with the same elements in the same order.
     view: ClassVar[bool] = False
+    #: A gradient that would flow to a bottom which `gradient_bottoms` denies ends here, as if the
+    #: bottom were constant; for other types a net that leads one there is refused.
+    stops_gradients: ClassVar[bool] = False
     #: A top with the name of its bottom is refused, as Caffe does.
     refuses_in_place: ClassVar[bool] = False
     #: What the params are called in other formats ("conv1.weight"), in order; params beyond are
@@ -338,7 +341,7 @@ class Layer:
         return Reads.BOTTOM | Reads.TOP
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        """Say which bottoms a gradient can flow to. All False: the type stops gradients."""
+        """Say which bottoms a gradient can flow to."""
         return (True,) * n_bottoms
 
     def backward(self, call: BackwardCall) -> Gradients:

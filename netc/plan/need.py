@@ -75,6 +75,9 @@ def _towards_params(graph: Graph) -> list[tuple[bool, tuple[bool, ...]]]:
     found = []
     for node in graph.nodes:
         leads = [needs_diff[key] for key in node.bottoms]
+        if node.layer.stops_gradients:
+            possible = node.layer.gradient_bottoms(len(leads))
+            leads = [lead and can for lead, can in zip(leads, possible, strict=True)]
         trained = any(graph.params[use.param].lr_mult != 0 for use in node.params)
         bottoms = tuple(
             lead if said is None else said
