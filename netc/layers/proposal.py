@@ -1,0 +1,665 @@
+"""Region proposals of Faster R-CNN: anchors, the regions made from them, and targets for training.
+
+Anchors are boxes of several shapes around each position of a feature map. A box is a row (x1, y1,
+x2, y2) of pixels, both corners included, so that its width is x2 - x1 + 1.
+
+How many regions there are depends on the data, while the blobs of a net have one shape for all
+passes. So the tops have the largest number, and rows of zeros follow the last region; the types
+here leave such rows out where they read them (of regions, and of the ground truth too). For a
+caller that gives no buffers the tops have the rows that there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from netc.layers.registry import layer
+from netc.layers.roi import check_maps, check_regions
+from netc.layers.types import (
+    Arity,
+    Array,
+    ArrayNamespace,
+    BlobType,
+    ForwardCall,
+    Layer,
+    OnnxBuilder,
+    Phase,
+    Reads,
+    Refusal,
+    Signature,
+    Value,
+    between,
+    exactly,
+)
+
+#: The shapes of py-faster-rcnn's anchors: height over width, and size over `base_size`.
+RATIOS = (0.5, 1.0, 2.0)
+SCALES = (8.0, 16.0, 32.0)
+
+#: What py-faster-rcnn's configuration says for the two phases.
+PRE_NMS_TOPN = {Phase.TRAIN: 12000, Phase.TEST: 6000}
+POST_NMS_TOPN = {Phase.TRAIN: 2000, Phase.TEST: 300}
+
+# A score below all others, for regions that do not count, and a threshold just above it.
+NO_SCORE, ANY_SCORE = -3.0e38, -2.9e38
+
+
+def anchors(
+    base_size: int, ratios: Sequence[float], scales: Sequence[float]
+) -> list[tuple[float, float, float, float]]:
+    """Return the anchors around the first position: for each ratio one of each scale.
+
+    A square of `base_size` is given another ratio of height to width at the same area, with sides
+    rounded to whole pixels (halves to the even one), and then scaled about its centre.
+    """
+    centre = (base_size - 1) / 2
+    found = []
+    for ratio in ratios:
+        width = round(math.sqrt(base_size * base_size / ratio))
+        height = round(width * ratio)
+        for scale in scales:
+            x, y = (width * scale - 1) / 2, (height * scale - 1) / 2
+            found.append((centre - x, centre - y, centre + x, centre + y))
+    return found
+
+
+def overlaps(xp: ArrayNamespace, boxes: Array, others: Array) -> Array:
+    """Return intersection over union of each pair of boxes: (A, 4), (B, 4) -> (A, B)."""
+    low = xp.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = xp.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
+    shared = xp.maximum(high - low + 1, 0).prod(axis=2)
+    areas = [(b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1) for b in (boxes, others)]
+    return shared / (areas[0][:, None] + areas[1][None, :] - shared)
+
+
+def suppress(xp: ArrayNamespace, boxes: Array, threshold: float, most: int) -> list[int]:
+    """Return the indices of the boxes to keep, at most `most`; `boxes` come best first.
+
+    A box goes where it overlaps one that is kept by more than `threshold`.
+    """
+    kept: list[int] = []
+    left = xp.arange(len(boxes))
+    while len(left) and len(kept) < most:
+        best, left = int(left[0]), left[1:]
+        kept.append(best)
+        left = left[overlaps(xp, boxes[best : best + 1], boxes[left])[0] <= threshold]
+    return kept
+
+
+def encode(xp: ArrayNamespace, boxes: Array, targets: Array) -> Array:
+    """Return what `decode` makes the targets of: (dx, dy, log dw, log dh) for each box."""
+    (x, y, w, h), (tx, ty, tw, th) = (_centred(b) for b in (boxes, targets))
+    return xp.stack([(tx - x) / w, (ty - y) / h, xp.log(tw / w), xp.log(th / h)], axis=1)
+
+
+def decode(xp: ArrayNamespace, boxes: Array, deltas: Array) -> Array:
+    """Return the boxes shifted and scaled: the centre by d * size, the size by exp(d)."""
+    x, y, w, h = _centred(boxes)
+    x, y = deltas[:, 0] * w + x, deltas[:, 1] * h + y
+    # Half the size; a pixel less would be exact, but is not what the published weights learnt.
+    w, h = xp.exp(deltas[:, 2]) * w / 2, xp.exp(deltas[:, 3]) * h / 2
+    return xp.stack([x - w, y - h, x + w, y + h], axis=1)
+
+
+def _centred(boxes: Array) -> tuple[Array, Array, Array, Array]:
+    """Return centre and size of boxes."""
+    w, h = boxes[:, 2] - boxes[:, 0] + 1, boxes[:, 3] - boxes[:, 1] + 1
+    return boxes[:, 0] + w / 2, boxes[:, 1] + h / 2, w, h
+
+
+def without_padding(rows: Array) -> Array:
+    """Return rows (R, K) without those that are all zero."""
+    rows = rows.reshape(rows.shape[0], -1)
+    return rows[(rows != 0).any(axis=1)]
+
+
+def check_info(info: BlobType, index: int) -> None:
+    """Refuse what is not one row (height, width, scale, ...)."""
+    if info.axes < 2 or info.shape[0] != 1 or info.count < 3:
+        raise Refusal(
+            f"bottom {index} does not tell the size of one image",
+            expected="shape (1, 3): height, width, and by how much the image was scaled",
+            got=f"shape {info}",
+            setting="bottom",
+        )
+
+
+def check_one_image(maps: BlobType) -> None:
+    """Refuse a batch of several images."""
+    if maps.shape[0] != 1:
+        raise Refusal(
+            "the batch holds more than one image",
+            expected="a batch size of 1: the sizes of images differ",
+            got=f"bottom 0 of shape {maps}",
+            setting="bottom",
+        )
+
+
+def check_truth(truth: BlobType, index: int) -> int:
+    """Refuse what is not rows (x1, y1, x2, y2, class); return their number."""
+    if truth.axes < 2 or truth.shape[1] != 5 or truth.span(2) != 1:
+        raise Refusal(
+            f"bottom {index} holds no ground truth",
+            expected="shape (G, 5): x1, y1, x2, y2, class",
+            got=f"shape {truth}",
+            setting="bottom",
+        )
+    return truth.shape[0]
+
+
+def check_positive(layer: Layer, *names: str) -> None:
+    """Refuse settings that are not above 0, of a list each."""
+    for name in names:
+        values = getattr(layer, name)
+        for index, value in enumerate(values if isinstance(values, tuple) else (values,)):
+            if value <= 0:
+                raise Refusal(
+                    f"{name} is not positive",
+                    expected=f"{name} > 0",
+                    got=f"{value:g}",
+                    setting=f"{name}.{index}" if isinstance(values, tuple) else name,
+                )
+
+
+def check_fraction(layer: Layer, *names: str) -> None:
+    """Refuse settings that are no overlaps, fractions or probabilities."""
+    for name in names:
+        value = getattr(layer, name)
+        if not 0 <= value <= 1:
+            raise Refusal(
+                f"{name} is outside 0..1", expected=f"0 <= {name} <= 1", got=f"{value:g}",
+                setting=name,
+            )  # fmt: skip
+
+
+def check_four(layer: Layer, *names: str) -> None:
+    """Refuse lists that are given, but not one value for each of x, y, width and height."""
+    for name in names:
+        values = getattr(layer, name)
+        if len(values) not in (0, 4):
+            raise Refusal(
+                f"{name} has not four values",
+                expected="one each for x, y, width and height, or none at all",
+                got=f"{len(values)}: {' '.join(f'{v:g}' for v in values)}",
+                setting=name,
+            )
+
+
+@dataclass(frozen=True)
+class Anchored(Layer):
+    """Base of the types that know the anchors."""
+
+    feat_stride: int = 16
+    base_size: int = 16
+    ratio: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+    @property
+    def anchors(self) -> list[tuple[float, float, float, float]]:
+        """The anchors around the first position."""
+        return anchors(self.base_size, self.ratio or RATIOS, self.scale or SCALES)
+
+    @property
+    def n_anchors(self) -> int:
+        """How many there are around each position."""
+        return len(self.ratio or RATIOS) * len(self.scale or SCALES)
+
+    def check_anchors(self) -> None:
+        """Refuse anchors without a size."""
+        check_positive(self, "feat_stride", "base_size", "ratio", "scale")
+
+    def check_channels(self, blob: BlobType, index: int, each: int, what: str) -> None:
+        """Refuse maps that have not `each` channels for each anchor."""
+        check_maps(blob, f"the {what}, bottom {index},")
+        if blob.shape[1] != each * self.n_anchors:
+            raise Refusal(
+                f"the {what} do not fit the anchors",
+                expected=f"{each * self.n_anchors} channels: {each} for each of "
+                f"{len(self.ratio or RATIOS)} ratios * {len(self.scale or SCALES)} scales",
+                got=f"{blob.shape[1]} channels, bottom {index} of shape {blob}",
+                setting="scale" if self.scale else "bottom",
+            )
+
+    def grid(self, xp: ArrayNamespace, height: int, width: int, dtype: object = "float64") -> Array:
+        """Return the anchors of all positions, (height * width * anchors, 4), row by row."""
+        y, x = xp.arange(height) * self.feat_stride, xp.arange(width) * self.feat_stride
+        y, x = xp.broadcast_to(y[:, None], (height, width)), xp.broadcast_to(x, (height, width))
+        shifts = xp.stack([x, y, x, y], axis=2)[:, :, None, :]
+        boxes = xp.asarray(self.anchors) + shifts
+        return boxes.reshape(-1, 4).astype(dtype)
+
+
+@layer("Proposal", "proposal_param")
+@dataclass(frozen=True)
+class Proposal(Anchored):
+    """The best regions that anchors become when shifted and scaled as the net says.
+
+    Shapes: probabilities (1, 2A, H, W), the second half those of an object; shifts (1, 4A, H, W);
+    (height, width, scale) of the image (1, 3) -> regions (R, 5) with image 0, best first, and if
+    asked for their probabilities (R, 1). R is `post_nms_topn`, or all that come before, if these
+    are fewer; rows of zeros follow the last region.
+
+    Each anchor (x, y, w, h) becomes a box with centre (x + dx w, y + dy h) and size (w exp(dw),
+    h exp(dh)), clipped to the image. Boxes smaller than `min_size` * scale go; of the rest the best
+    `pre_nms_topn`, and of these, best first, each that overlaps no better one by more than
+    `nms_thresh`. A number of 0 means all. Boxes with equal probabilities keep their order: row by
+    row, then by anchor. No gradient.
+
+    Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn, and with these
+    settings of PVANet. Numbers that the phase decides there are settings here.
+    """
+
+    min_size: int = 16
+    pre_nms_topn: int = 6000
+    post_nms_topn: int = 300
+    nms_thresh: float = 0.7
+    top: tuple[str, ...] = ()
+
+    bottoms: ClassVar[Arity] = exactly(3)
+    tops: ClassVar[Arity] = between(1, 2)
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        scores, deltas, info = bottoms
+        self.check_anchors()
+        check_fraction(self, "nms_thresh")
+        self.check_channels(scores, 0, 2, "probabilities")
+        self.check_channels(deltas, 1, 4, "shifts")
+        check_one_image(scores)
+        if scores.shape[2:] != deltas.shape[2:] or deltas.shape[0] != 1:
+            raise Refusal(
+                "probabilities and shifts are maps of different sizes",
+                expected=f"bottom 1 of shape {BlobType((1, deltas.shape[1], *scores.shape[2:]))}",
+                got=f"shape {deltas}",
+                setting="bottom",
+            )
+        check_info(info, 2)
+        most = self._most(scores.shape)
+        tops = (BlobType((most, 5)), BlobType((most, 1)))
+        return Signature(tops[: max(len(self.top), 1)])
+
+    def _pre(self, shape: tuple[int, ...]) -> int:
+        """Return how many boxes overlaps are looked for in, at most."""
+        found = shape[2] * shape[3] * self.n_anchors
+        return min(self.pre_nms_topn or found, found)
+
+    def _most(self, shape: tuple[int, ...]) -> int:
+        """Return how many regions there are at most."""
+        return min(self.post_nms_topn or self._pre(shape), self._pre(shape))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (scores, deltas, info) = call.xp, call.bottoms
+        count = self.n_anchors
+        _, _, height, width = shape = scores.shape
+        scores = scores[0, count:].transpose(1, 2, 0).reshape(-1)
+        deltas = deltas[0].reshape(count, 4, height, width).transpose(2, 3, 0, 1).reshape(-1, 4)
+        high, wide, scale = (info.reshape(-1)[i] for i in range(3))
+        boxes = decode(xp, self.grid(xp, height, width, deltas.dtype), deltas)
+        boxes = xp.maximum(xp.minimum(boxes, xp.stack([wide, high, wide, high]) - 1), 0)
+        sizes = boxes[:, 2:] - boxes[:, :2] + 1
+        large = (sizes >= self.min_size * scale).all(axis=1)
+        boxes, scores = boxes[large], scores[large]
+        order = xp.argsort(-scores, kind="stable")[: self._pre(shape)]
+        boxes, scores = boxes[order], scores[order]
+        kept = suppress(xp, boxes, self.nms_thresh, self._most(shape))
+        rows = xp.zeros((len(kept) if not call.out else self._most(shape), 5), boxes.dtype)
+        rows[: len(kept), 1:] = boxes[kept]
+        found = xp.zeros((len(rows), 1), scores.dtype)
+        found[: len(kept), 0] = scores[kept]
+        return (rows, found)[: max(len(self.top), 1)]
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        scores, deltas, info = bottoms
+        count = self.n_anchors
+        _, _, height, width = shape = scores.shape
+        total, pre, most = height * width * count, self._pre(shape), self._most(shape)
+
+        def ints(*values: int) -> Value:
+            return g.constant(list(values), "int64")
+
+        scores = g.op("Slice", scores, ints(count), ints(2 * count), ints(1))
+        scores = g.reshape(g.op("Transpose", scores, perm=[0, 2, 3, 1]), (total,))
+        deltas = g.reshape(deltas, (count, 4, height, width))
+        deltas = g.reshape(g.op("Transpose", deltas, perm=[2, 3, 0, 1]), (total, 4))
+        info = g.op("Slice", g.reshape(info, (math.prod(info.shape),)), ints(0), ints(3), ints(0))
+        high, wide, scale = g.op("Split", info, ints(1, 1, 1), outputs=3, axis=0)
+
+        xp = g.xp
+        boxes = self.grid(xp, height, width)
+        x, y, w, h = _centred(boxes)
+        centres, sizes = xp.stack([x, y], axis=1), xp.stack([w, h], axis=1)
+        shift = g.op("Slice", deltas, ints(0), ints(2), ints(1))
+        growth = g.op("Slice", deltas, ints(2), ints(4), ints(1))
+        centre = g.op("Add", g.op("Mul", shift, g.constant(sizes)), g.constant(centres))
+        half = g.op("Mul", g.op("Exp", growth), g.constant(sizes))
+        half = g.op("Div", half, g.constant(2.0))
+        limit = g.op("Sub", g.op("Concat", wide, high, axis=0), g.constant(1.0))
+        low, up = (
+            g.op("Max", g.op("Min", g.op(sign, centre, half), limit), g.constant(0.0))
+            for sign in ("Sub", "Add")
+        )
+        beyond = g.op("Add", up, g.constant(1.0))
+        least = g.op("Mul", scale, g.constant(float(self.min_size)))
+        short = g.cast(g.op("Less", g.op("Sub", beyond, low), least), "float32")
+        small = g.cast(g.op("ReduceSum", short, ints(1), keepdims=0), "bool")
+        ranked = g.op("Where", small, g.constant(NO_SCORE), scores)
+        best, order = g.op("TopK", ranked, ints(pre), outputs=2, axis=0, largest=1, sorted=1)
+
+        # ONNX measures a box from edge to edge: the last pixel ends where the next begins.
+        edges = g.op("Gather", g.op("Concat", low, beyond, axis=1), order, axis=0)
+        kept = g.op(
+            "NonMaxSuppression",
+            g.reshape(edges, (1, pre, 4)),
+            g.reshape(best, (1, 1, pre)),
+            ints(most),
+            g.constant([self.nms_thresh]),
+            g.constant([ANY_SCORE]),
+        )
+        # Rows (image, class, box), as many as there are. Behind them comes the row of zeros.
+        kept = g.op("Gather", kept, g.constant(2, "int64"), axis=1)
+        kept = g.op("Concat", kept, ints(*(pre,) * most), axis=0)
+        kept = g.op("Slice", kept, ints(0), ints(most), ints(0))
+        kept = g.op("Reshape", kept, ints(most))
+        rows = g.op("Gather", g.op("Concat", low, up, axis=1), order, axis=0)
+        rows = g.op("Concat", g.constant([[0.0]] * pre), rows, axis=1)
+        tops = [g.op("Gather", g.op("Concat", rows, g.constant([[0.0] * 5]), axis=0), kept, axis=0)]
+        if len(self.top) > 1:
+            best = g.op("Concat", g.reshape(best, (pre, 1)), g.constant([[0.0]]), axis=0)
+            tops.append(g.op("Gather", best, kept, axis=0))
+        return tuple(tops)
+
+
+@layer("AnchorTarget", "anchor_target_param")
+@dataclass(frozen=True)
+class AnchorTarget(Anchored):
+    """What a region proposal network should have said: labels, shifts and weights of its anchors.
+
+    Shapes: maps of the network (1, ..., H, W), ground truth (G, 5) as (x1, y1, x2, y2, class),
+    (height, width, scale) of the image (1, 3), and, unread, the image -> labels (1, 1, A * H, W),
+    shifts, inside weights and outside weights (1, 4A, H, W).
+
+    Only anchors that lie in the image, or reach `allowed_border` pixels beyond, are labelled:
+    1 for those that overlap a box most of all, or by at least `positive_overlap`; 0 for those that
+    overlap each by less than `negative_overlap`; -1 else. Both 1 and 0 are 1, or with
+    `clobber_positives` 0. A random choice of `batch_size` stays, at most `fg_fraction` of it 1.
+    Inside weights are `bbox_inside_weights` where the label is 1. Outside weights are 1 / (number
+    of labels) for 1 and 0 alike, or with a `positive_weight` p, p / (number of 1) and (1 - p) /
+    (number of 0). No gradient.
+
+    Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn, whose configuration
+    has these settings.
+    """
+
+    allowed_border: int = 0
+    batch_size: int = 256
+    fg_fraction: float = 0.5
+    positive_overlap: float = 0.7
+    negative_overlap: float = 0.3
+    clobber_positives: bool = False
+    bbox_inside_weights: tuple[float, ...] = ()
+    positive_weight: float = -1.0
+
+    bottoms: ClassVar[Arity] = between(3, 4)
+    tops: ClassVar[Arity] = exactly(4)
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        maps, truth, info = bottoms[:3]
+        self.check_anchors()
+        check_positive(self, "batch_size")
+        check_fraction(self, "fg_fraction", "positive_overlap", "negative_overlap")
+        check_four(self, "bbox_inside_weights")
+        if self.positive_weight >= 1 or self.positive_weight == 0:
+            raise Refusal(
+                "positive_weight is no share of the weight",
+                expected="0 < positive_weight < 1, or below 0 for equal weights",
+                got=f"{self.positive_weight:g}",
+                setting="positive_weight",
+            )
+        check_maps(maps, "the maps of the network, bottom 0,")
+        check_one_image(maps)
+        check_truth(truth, 1)
+        check_info(info, 2)
+        count, height, width = self.n_anchors, *maps.shape[2:]
+        boxes = BlobType((1, 4 * count, height, width))
+        return Signature((BlobType((1, 1, count * height, width)), boxes, boxes, boxes))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (maps, truth, info) = call.xp, call.bottoms[:3]
+        height, width = maps.shape[2:]
+        high, wide = info.reshape(-1)[0], info.reshape(-1)[1]
+        truth = without_padding(truth).astype("float64")
+        boxes = self.grid(xp, height, width)
+        border = self.allowed_border
+        inside = (
+            (boxes[:, :2] >= -border).all(axis=1)
+            & (boxes[:, 2] < wide + border)
+            & (boxes[:, 3] < high + border)
+        )
+        places = xp.nonzero(inside)[0]
+        labels, best = self._labels(xp, boxes[places], truth)
+        labels = self._choice(call, labels)
+
+        targets = xp.zeros((len(places), 4))
+        if len(truth):
+            targets = encode(xp, boxes[places], truth[best])
+        inner, outer = xp.zeros((len(places), 4)), xp.zeros((len(places), 4))
+        positive, negative = labels == 1, labels == 0
+        inner[positive] = xp.asarray(self.bbox_inside_weights or (1.0,) * 4)
+        n_positive, n_negative = int(positive.sum()), int(negative.sum())
+        if self.positive_weight < 0:
+            share = 1 / max(n_positive + n_negative, 1)
+            outer[positive | negative] = share
+        else:
+            outer[positive] = self.positive_weight / max(n_positive, 1)
+            outer[negative] = (1 - self.positive_weight) / max(n_negative, 1)
+
+        count = self.n_anchors
+        spread = xp.full(len(boxes), -1.0, maps.dtype)
+        spread[places] = labels
+        spread = spread.reshape(height, width, count).transpose(2, 0, 1)
+        tops = [spread.reshape(1, 1, count * height, width)]
+        for values in (targets, inner, outer):
+            full = xp.zeros((len(boxes), 4), maps.dtype)
+            full[places] = values
+            full = full.reshape(height, width, 4 * count)
+            tops.append(full.transpose(2, 0, 1)[None])
+        return tuple(tops)
+
+    def _labels(self, xp: ArrayNamespace, boxes: Array, truth: Array) -> tuple[Array, Array]:
+        """Return the labels of boxes, and which box of the ground truth each overlaps most."""
+        if not len(truth) or not len(boxes):
+            return xp.zeros(len(boxes)), xp.zeros(len(boxes), "int64")
+        shared = overlaps(xp, boxes, truth)
+        most = shared.max(axis=1)
+        background = most < self.negative_overlap
+        foreground = (shared == shared.max(axis=0)).any(axis=1) | (most >= self.positive_overlap)
+        labels = xp.full(len(boxes), -1.0)
+        for value, where in sorted(
+            [(0.0, background), (1.0, foreground)], reverse=self.clobber_positives,
+            key=lambda pair: pair[0],
+        ):  # fmt: skip
+            labels[where] = value
+        return labels, shared.argmax(axis=1)
+
+    def _choice(self, call: ForwardCall, labels: Array) -> Array:
+        """Return the labels, with -1 for those of 1 and of 0 that are too many."""
+        random = None
+        most = int(self.fg_fraction * self.batch_size)
+        for value in (1, 0):
+            found = call.xp.nonzero(labels == value)[0]
+            if len(found) > most:
+                random = random or call.random()
+                labels[found[call.xp.asarray(random.permutation(len(found))[most:])]] = -1
+            most = self.batch_size - min(len(found), most)
+        return labels
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse("targets belong to training", hint="export the net for testing")
+
+
+@layer("ProposalTarget", "proposal_target_param")
+@dataclass(frozen=True)
+class ProposalTarget(Layer):
+    """A training batch for the second stage: regions with their labels, shifts and weights.
+
+    Shapes: regions (R, 5) of image 0, ground truth (G, 5) as (x1, y1, x2, y2, class) -> regions
+    (B, 5), labels (B, 1, 1, 1), shifts, inside weights and outside weights (B, 4K). B is
+    `batch_size`, or R + G for -1; K is `num_classes`, the background's 0 included. Two regions of
+    shape (R, 5) may have trailing axes of size 1.
+
+    The boxes of the ground truth are regions too. Those that overlap a box by at least `fg_thresh`
+    have its class, those whose largest overlap is in `bg_thresh_lo` <= o < `bg_thresh_hi` the
+    class 0. Of the former at most `fg_fraction` of the batch is chosen, of the latter the rest, at
+    random. The shifts to the box of the largest overlap, without the means and divided by the
+    deviations, stand with the inside weights at the class's four places (with `agnostic` at class
+    1's); outside weights are 1 where the inside weights are above 0.
+
+    A batch with too few regions is filled up with those chosen, again and again; one with none has
+    regions of zeros, class 0 and no weight. py-faster-rcnn has fewer rows then. No gradient.
+
+    Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn and, `agnostic`, of
+    R-FCN, whose configurations have these settings.
+    """
+
+    num_classes: int = 0
+    batch_size: int = 128
+    fg_fraction: float = 0.25
+    fg_thresh: float = 0.5
+    bg_thresh_hi: float = 0.5
+    bg_thresh_lo: float = 0.1
+    bbox_normalize_targets: bool = True
+    bbox_normalize_means: tuple[float, ...] = ()
+    bbox_normalize_stds: tuple[float, ...] = ()
+    bbox_inside_weights: tuple[float, ...] = ()
+    agnostic: bool = False
+
+    bottoms: ClassVar[Arity] = exactly(2)
+    tops: ClassVar[Arity] = exactly(5)
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        regions, truth = bottoms
+        if self.num_classes < 2:
+            raise Refusal(
+                "num_classes is missing",
+                expected="the number of classes, the background included: 21 for PASCAL VOC",
+                got=self.num_classes,
+                setting="num_classes",
+            )
+        if self.batch_size < -1 or self.batch_size == 0:
+            raise Refusal(
+                "batch_size is no number of regions",
+                expected="batch_size > 0, or -1 for all regions",
+                got=self.batch_size,
+                setting="batch_size",
+            )
+        check_fraction(self, "fg_fraction", "fg_thresh", "bg_thresh_hi", "bg_thresh_lo")
+        check_four(self, "bbox_normalize_means", "bbox_normalize_stds", "bbox_inside_weights")
+        check_positive(self, "bbox_normalize_stds", "fg_thresh")
+        count = check_regions(regions, "bottom 0") + check_truth(truth, 1)
+        if self.batch_size > 0:
+            count = self.batch_size
+        wide = BlobType((count, 4 * self.num_classes))
+        return Signature((BlobType((count, 5)), BlobType((count, 1, 1, 1)), wide, wide, wide))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, dtype = call.xp, call.bottoms[0].dtype
+        count = self.batch_size
+        if count < 0:
+            count = sum(b.shape[0] for b in call.bottoms)
+        regions, truth = (without_padding(b).astype("float64") for b in call.bottoms)
+        self._check(xp, regions, truth)
+        own = xp.concatenate([xp.zeros((len(truth), 1)), truth[:, :4]], axis=1)
+        regions = xp.concatenate([regions, own])
+        shared = overlaps(xp, regions[:, 1:], truth) if len(truth) else xp.zeros((len(regions), 1))
+        most, nearest = shared.max(axis=1), shared.argmax(axis=1)
+        chosen, n_foreground = self._choice(call, most, count)
+
+        tops = [xp.zeros((count, 5), dtype), xp.zeros((count, 1, 1, 1), dtype)]
+        tops += [xp.zeros((count, self.num_classes, 4), dtype) for _ in range(2)]
+        if len(chosen):
+            rows = xp.arange(count) % len(chosen)
+            chosen = chosen[rows]
+            tops[0][...] = regions[chosen]
+            first = xp.nonzero(rows < n_foreground)[0]
+            chosen = chosen[first]
+            truth = truth[nearest[chosen]] if len(truth) else truth
+            classes = truth[:, 4].astype("int64")
+            tops[1][first, 0, 0, 0] = classes
+            targets = encode(xp, regions[chosen, 1:], truth)
+            if self.bbox_normalize_targets:
+                targets = targets - xp.asarray(self.bbox_normalize_means or (0.0,) * 4)
+                deviations = self.bbox_normalize_stds or (0.1, 0.1, 0.2, 0.2)
+                targets = targets / xp.asarray(deviations)
+            place = xp.minimum(classes, 1) if self.agnostic else classes
+            tops[2][first, place] = targets
+            tops[3][first, place] = xp.asarray(self.bbox_inside_weights or (1.0,) * 4)
+        tops.append((tops[3] > 0).astype(dtype))
+        return (*tops[:2], *(top.reshape(count, -1) for top in tops[2:]))
+
+    def _check(self, xp: ArrayNamespace, regions: Array, truth: Array) -> None:
+        if bool((regions[:, 0] != 0).any()):
+            raise Refusal(
+                "a region belongs to a second image",
+                expected="regions of image 0 only, as Proposal makes them",
+                got=f"image {float(regions[:, 0].max()):g}",
+                setting="bottom",
+            )
+        most = 2**31 if self.agnostic else self.num_classes
+        wrong = ~((truth[:, 4] >= 1) & (truth[:, 4] < most))
+        if bool(wrong.any()):
+            row = int(xp.argmax(wrong))
+            raise Refusal(
+                "a box of the ground truth has no class of this layer",
+                expected="a class of 1 or more" if self.agnostic else f"a class of 1..{most - 1}",
+                got=f"class {float(truth[row, 4]):g} in row {row}",
+                hint="class 0 is the background" if float(truth[row, 4]) < 1 else "",
+                setting="num_classes",
+            )
+
+    def _choice(self, call: ForwardCall, most: Array, count: int) -> tuple[Array, int]:
+        """Return which regions are chosen, foreground first, and how many are foreground."""
+        xp = call.xp
+        foreground = xp.nonzero(most >= self.fg_thresh)[0]
+        background = xp.nonzero((most < self.bg_thresh_hi) & (most >= self.bg_thresh_lo))[0]
+        if self.batch_size < 0:
+            return xp.concatenate([foreground, background]), len(foreground)
+        random = call.random()
+        n_foreground = min(round(self.fg_fraction * count), len(foreground))
+        n_background = min(count - n_foreground, len(background))
+        parts = [
+            found[xp.asarray(random.permutation(len(found))[:n])]
+            for found, n in ((foreground, n_foreground), (background, n_background))
+        ]
+        return xp.concatenate(parts), n_foreground
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse("targets belong to training", hint="export the net for testing")
