@@ -403,7 +403,7 @@ class _Builder:
             inputs = [keys[bottom] for bottom in part.bottoms]
             self._add_node(
                 index,
-                f"{message.name}/{part.name}",
+                f"{message.name}/{part.name}" if part.name else message.name,
                 part.layer,
                 inputs,
                 names,
@@ -432,6 +432,11 @@ class _Builder:
             declared.filler.check(declared.shape)
             given = bool(specs)
             spec = specs.pop(0) if specs else netc_pb2.ParamSpec()
+            if declared.fixed:
+                own = netc_pb2.ParamSpec()
+                own.CopyFrom(spec)
+                own.lr_mult, own.decay_mult = declared.lr_mult, declared.decay_mult
+                spec = own
             if declared.frozen and given and spec.lr_mult != 0:
                 raise Refusal(
                     f"param {i} holds statistics, which no solver may change",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from netc.layers.activation import Elementwise, Engine
+from netc.layers.bn import AffineNorm, Statistics, channel_mean, channelwise, reduce_mean
 from netc.layers.fillers import Filler
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -21,12 +23,16 @@ from netc.layers.types import (
     Layer,
     OnnxBuilder,
     ParamType,
+    Part,
     Phase,
     Reads,
     Refusal,
     Signature,
     Value,
 )
+
+# The least eps of NVIDIA's BatchNorm, which is cuDNN's.
+NVIDIA_EPS = 1e-5
 
 
 class NormRegion(enum.Enum):
@@ -146,12 +152,19 @@ class BatchNorm(Elementwise):
     which no solver may touch: sum of means (C,), sum of variances (C,), sum of weights (1,). A pass
     over a batch multiplies each with `moving_average_fraction` and adds the batch's mean, its
     variance with Bessel's correction, and 1. A weight of 0 stands for mean 0 and variance 0.
-    Source: Ioffe and Szegedy, ICML 2015; the sums are BVLC Caffe 1.0's.
+
+    With NVIDIA's `scale_bias`, or with a filler, y is multiplied by a scale and added to a bias for
+    each channel, two more params (C,), and eps is at least 1e-5. In the files of that fork the
+    weight is 1, and so the sums are the mean and the variance themselves.
+    Source: Ioffe and Szegedy, ICML 2015; the sums are BVLC Caffe 1.0's, scale and bias NVCaffe's.
     """
 
     use_global_stats: bool | None = None
     moving_average_fraction: float = 0.999
     eps: float = 1e-5
+    scale_bias: bool | None = None
+    scale_filler: Filler | None = None
+    bias_filler: Filler | None = None
     phase: Phase = Phase.TRAIN
 
     @property
@@ -159,6 +172,19 @@ class BatchNorm(Elementwise):
         if self.use_global_stats is None:
             return self.phase is Phase.TEST
         return self.use_global_stats
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        """Return the layer with scale and bias where the text asks for them."""
+        if not (self.scale_bias or self.scale_filler or self.bias_filler):
+            return None
+        fused = FusedBatchNorm(
+            statistic=Statistics.STORED if self._global else Statistics.BATCH,
+            fraction=self.moving_average_fraction,
+            eps=max(self.eps, NVIDIA_EPS),
+            scale_filler=self.scale_filler or Filler(value=1.0),
+            bias_filler=self.bias_filler or Filler(),
+        )
+        return (Part("", fused, ("$b0",), ("$t0",)),)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
@@ -177,24 +203,18 @@ class BatchNorm(Elementwise):
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp = call.xp
-        x, y = _channelwise(call.bottoms[0]), _channelwise(call.out[0])
+        x, y = channelwise(call.bottoms[0]), channelwise(call.out[0])
         sum_mean, sum_variance, weight = call.params
         if self._global:
             mean, variance = (_per_weight(xp, s, weight)[:, None] for s in (sum_mean, sum_variance))
             # The bottom may lie where the top lies: this is the last look at it.
             centred = xp.subtract(x, mean, out=y)
         else:
-            mean = _channel_mean(x)
+            mean = channel_mean(x)
             centred = xp.subtract(x, mean, out=y)
-            variance = _channel_mean(centred * centred)
+            variance = channel_mean(centred * centred)
             n = x.shape[0] * x.shape[2]
-            for total, new in (
-                (sum_mean, mean[:, 0]),
-                (sum_variance, variance[:, 0] * (n / (n - 1) if n > 1 else 1.0)),
-                (weight, 1.0),
-            ):
-                total *= self.moving_average_fraction
-                total += new
+            _gather(call.params, mean, variance, n, self.moving_average_fraction)
         factor = call.kept[0]
         factor[...] = 1 / xp.sqrt(variance + self.eps)
         centred *= factor
@@ -204,14 +224,14 @@ class BatchNorm(Elementwise):
         return Reads.NOTHING if self._global else Reads.TOP
 
     def backward(self, call: BackwardCall) -> Gradients:
-        dy, factor = _channelwise(call.top_diffs[0]), call.kept[0]
+        dy, factor = channelwise(call.top_diffs[0]), call.kept[0]
         if self._global:
             dx = dy * factor
         else:
-            y = _channelwise(call.tops[0])
-            dx = y * -_channel_mean(dy * y)
+            y = channelwise(call.tops[0])
+            dx = y * -channel_mean(dy * y)
             dx += dy
-            dx -= _channel_mean(dy)
+            dx -= channel_mean(dy)
             dx *= factor
         return Gradients((dx.reshape(call.top_diffs[0].shape),), (None,) * len(call.params))
 
@@ -222,8 +242,8 @@ class BatchNorm(Elementwise):
         shape = x.shape
         if not self._global:
             axes = [axis for axis in range(len(shape)) if axis != 1 or len(shape) == 1]
-            centred = g.op("Sub", x, _reduce_mean(g, x, axes))
-            variance = _reduce_mean(g, g.op("Mul", centred, centred), axes)
+            centred = g.op("Sub", x, reduce_mean(g, x, axes))
+            variance = reduce_mean(g, g.op("Mul", centred, centred), axes)
             deviation = g.op("Sqrt", g.op("Add", variance, g.constant(self.eps)))
             return (g.op("Div", centred, deviation),)
         arrays = [g.array(param) for param in params]
@@ -234,6 +254,56 @@ class BatchNorm(Elementwise):
             x = g.reshape(x, (shape[0], 1))
         y = g.op("BatchNormalization", x, *constants, epsilon=self.eps)
         return (g.reshape(y, shape) if len(shape) == 1 else y,)
+
+
+@dataclass(frozen=True)
+class FusedBatchNorm(AffineNorm):
+    """NVIDIA's BatchNorm with scale and bias, which BatchNorm expands to.
+
+    Shapes: bottom (N, C, ...) -> top (the same). Params: BatchNorm's three, scale (C,), bias (C,).
+    """
+
+    statistic: Statistics = Statistics.BATCH
+    fraction: float = 0.999
+    eps: float = NVIDIA_EPS
+    scale_filler: Filler = field(default_factory=lambda: Filler(value=1.0))
+    bias_filler: Filler = field(default_factory=Filler)
+
+    type: ClassVar[str] = "BatchNorm"
+    param_names: ClassVar[tuple[str, ...]] = ("mean", "variance", "count", "weight", "bias")
+
+    def statistics(self) -> Statistics:
+        return self.statistic
+
+    def epsilon(self) -> float:
+        return self.eps
+
+    def affine(self) -> tuple[int, int]:
+        return 3, 4
+
+    def stored(self, xp: ArrayNamespace, params: Sequence[Array]) -> tuple[Array, Array]:
+        mean, variance = (_per_weight(xp, total, params[2]) for total in params[:2])
+        return mean, variance
+
+    def store(self, params: Sequence[Array], mean: Array, variance: Array, count: int) -> None:
+        _gather(params, mean, variance, count, self.fraction)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x = bottoms[0]
+        if x.axes < 2:
+            raise Refusal(
+                "BatchNorm with scale and bias needs an axis of channels",
+                expected="a bottom of shape (N, C, ...)",
+                got=f"bottom of shape {x}",
+                setting="scale_bias",
+            )
+        channels = (x.shape[1],)
+        statistics = (
+            ParamType(shape, Filler(), lr_mult=0.0, frozen=True)
+            for shape in (channels, channels, (1,))
+        )
+        learnt = (ParamType(channels, filler) for filler in (self.scale_filler, self.bias_filler))
+        return Signature((x,), (*statistics, *learnt), self.kept(x))
 
 
 @layer("MVN", "mvn_param")
@@ -291,10 +361,10 @@ class MVN(Elementwise):
         # MeanVarianceNormalization has a fixed eps, and a variance that cancels digits.
         x = bottoms[0]
         axes = list(range(1 if self.across_channels else 2, len(x.shape)))
-        centred = g.op("Sub", x, _reduce_mean(g, x, axes))
+        centred = g.op("Sub", x, reduce_mean(g, x, axes))
         if not self.normalize_variance:
             return (centred,)
-        deviation = g.op("Sqrt", _reduce_mean(g, g.op("Mul", centred, centred), axes))
+        deviation = g.op("Sqrt", reduce_mean(g, g.op("Mul", centred, centred), axes))
         return (g.op("Div", centred, g.op("Add", deviation, g.constant(self.eps))),)
 
 
@@ -308,25 +378,16 @@ def _sum_around(x: Array, half: int, axis: int) -> Array:
     return total
 
 
-def _channelwise(x: Array) -> Array:
-    """View a blob as (N, C, rest)."""
-    return x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, -1)
-
-
-def _channel_mean(x: Array) -> Array:
-    """Return the means (C, 1) of (N, C, rest)."""
-    return (x.sum(axis=2).sum(axis=0) / (x.shape[0] * x.shape[2]))[:, None]
+def _gather(
+    sums: Sequence[Array], mean: Array, variance: Array, count: int, fraction: float
+) -> None:
+    """Let a batch's mean and variance (C, 1) of `count` values enter the running sums."""
+    bessel = count / (count - 1) if count > 1 else 1.0
+    for total, new in zip(sums[:3], (mean[:, 0], variance[:, 0] * bessel, 1.0), strict=True):
+        total *= fraction
+        total += new
 
 
 def _per_weight(xp: ArrayNamespace, total: Array, weight: Array) -> Array:
     """Return the mean that a running sum stands for, 0 where there is nothing in it yet."""
     return total / xp.where(weight == 0, 1, weight) * (weight != 0)
-
-
-def _reduce_mean(g: OnnxBuilder, x: Value, axes: list[int]) -> Any:
-    """Add a ReduceMean that keeps its axes; no axes, no operator."""
-    if not axes:
-        return x
-    if g.opset >= 18:
-        return g.op("ReduceMean", x, g.constant(axes, "int64"))
-    return g.op("ReduceMean", x, axes=axes)

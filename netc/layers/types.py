@@ -94,7 +94,7 @@ class ParamType:
     """A learnable blob: shape, how it is first filled, and its rates where the text gives none.
 
     `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is
-    refused.
+    refused, unless `fixed` says that rates in the text have no effect (as in some forks).
     """
 
     shape: tuple[int, ...]
@@ -102,6 +102,7 @@ class ParamType:
     lr_mult: float = 1.0
     decay_mult: float = 1.0
     frozen: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,8 @@ class OnnxBuilder(Protocol):
 class Part:
     """One layer of the small net that a type expands to.
 
-    Blob names starting with "." are private to it.
+    Blob names starting with "." are private to it. The graph calls it "layer/name"; a part without
+    a name stands for the whole layer and has its name, in weights files too.
     """
 
     name: str
