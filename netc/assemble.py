@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from netc.backends.base import Backend
+from netc.backends.base import Backend, Layout
 from netc.data import DataAbsent, Feed, Item, open_feed, probe
 from netc.errors import Span
 from netc.graph.build import NetState, Probed, build, net_state
@@ -104,9 +104,13 @@ def executor(
     keep: Iterable[str] | str = (),
     seed: int = 0,
     params: Mapping[int, Array] | None = None,
+    param_layouts: Mapping[int, Layout | None] | None = None,
 ) -> Executor:
-    """Plan a graph, open its data and give it memory."""
-    planned = plan(graph, backend, train=train, keep=keep)
+    """Plan a graph, open its data and give it memory.
+
+    `params` are arrays to share, by index, which lie as `param_layouts` says.
+    """
+    planned = plan(graph, backend, train=train, keep=keep, param_layouts=param_layouts)
     return Executor(planned, backend, seed=seed, params=params, feeds=open_feeds(graph, seed))
 
 
@@ -151,8 +155,19 @@ def assembled(
 ) -> Executor:
     """Return the executor of a net in a state; its params are those of `sharing` where it can."""
     graph = shaped(source, state)
-    params = shared_params(graph, sharing) if sharing else None
-    return executor(graph, backend, train=train, keep=keep, seed=seed, params=params)
+    if sharing is None:
+        return executor(graph, backend, train=train, keep=keep, seed=seed)
+    shared = _shared(graph, sharing)
+    layouts = sharing.plan.param_layouts
+    return executor(
+        graph,
+        backend,
+        train=train,
+        keep=keep,
+        seed=seed,
+        params={ours: sharing.params[theirs] for ours, theirs in shared.items()},
+        param_layouts={ours: layouts[theirs] for ours, theirs in shared.items()},
+    )
 
 
 def shared_params(graph: Graph, trained: Executor) -> dict[int, Array]:
@@ -160,15 +175,21 @@ def shared_params(graph: Graph, trained: Executor) -> dict[int, Array]:
 
     Matched by layer name and place, as Caffe shares a training net's params with its test nets.
     """
+    return {ours: trained.params[theirs] for ours, theirs in _shared(graph, trained).items()}
+
+
+def _shared(graph: Graph, trained: Executor) -> dict[int, int]:
+    """Return for each param of a graph the one of `trained` that it stands for, by index."""
+    theirs = trained.plan.graph
     by_place = {
-        (node.name, i): trained.params[use.param]
-        for node in trained.plan.graph.nodes
-        for i, use in enumerate(node.params)
+        (node.name, i): use.param for node in theirs.nodes for i, use in enumerate(node.params)
     }
-    found: dict[int, Array] = {}
+    found: dict[int, int] = {}
     for node in graph.nodes:
         for i, use in enumerate(node.params):
-            array = by_place.get((node.name, i))
-            if array is not None and array.shape == graph.params[use.param].shape:
-                found.setdefault(use.param, array)
+            index = by_place.get((node.name, i))
+            if index is None:
+                continue
+            if theirs.params[index].shape == graph.params[use.param].shape:
+                found.setdefault(use.param, index)
     return found

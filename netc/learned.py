@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def weights_of(
     for index, node in enumerate(graph.nodes):
         blobs = [
             SavedBlob(
-                _host(net, net.params[use.param]).reshape(use.shape),
+                _host(net, net.param_array(use.param)).reshape(use.shape),
                 diff=_diff(net, use.param, use.shape) if diffs else None,
                 shared=graph.params[use.param].owner != index,
             )
@@ -65,7 +64,8 @@ def load_weights(
     for line in found.preview_lines():
         tell(line)
     found.check(complete=exact)
-    _copy(net.plan.graph, found, net.params, net.backend.xp)
+    for param, values in _values(net.plan.graph, found):
+        net.set_param(param, net.backend.xp.asarray(values))
 
 
 def read_params(
@@ -82,7 +82,8 @@ def read_params(
     if fill:
         for index in range(len(params)):
             fill_param(graph, index, params[index], np, seed)
-    _copy(graph, found, params, np)
+    for param, values in _values(graph, found):
+        params[param].reshape(values.shape)[...] = values
     return params, found
 
 
@@ -100,10 +101,11 @@ def _match(graph: Graph, files: Sequence[str]) -> Match:
     return preview([read_weights(file) for file in files], layers)
 
 
-def _copy(graph: Graph, found: Match, params: Sequence[Any], xp: Any) -> None:
+def _values(graph: Graph, found: Match) -> Iterator[tuple[int, FloatArray]]:
+    """Yield the index of each param that the files have, and its values."""
     for (index, position), values in found.values.items():
         use = graph.nodes[index].params[position]
-        params[use.param].reshape(use.shape)[...] = xp.asarray(values)
+        yield use.param, values.reshape(use.shape)
 
 
 def _host(net: Executor, array: object) -> np.ndarray:
@@ -111,5 +113,5 @@ def _host(net: Executor, array: object) -> np.ndarray:
 
 
 def _diff(net: Executor, param: int, shape: tuple[int, ...]) -> np.ndarray:
-    diff = net.param_diffs[param]
+    diff = net.param_diff_array(param)
     return np.zeros(shape, np.float32) if diff is None else _host(net, diff).reshape(shape)

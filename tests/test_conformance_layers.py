@@ -1,6 +1,7 @@
 """Every layer vector of BVLC Caffe through text, graph, plan and runtime.
 
-Once with shared memory, as training runs, and once with every blob kept, as pycaffe runs.
+On each backend that works here: once with shared memory, as training runs, and once with every
+blob kept, as pycaffe runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.runtime import Executor
-from tests.support.nets import executor_of, graph_of
+from tests.support.nets import executor_of, graph_of, require
 
 VECTORS = sorted((Path(__file__).parent / "conformance" / "layers").glob("*.npz"))
 
@@ -35,19 +36,21 @@ def agree(ours: np.ndarray, caffes: np.ndarray, what: str, exact: bool = False) 
 class Case:
     """One vector and the net built from it."""
 
-    def __init__(self, path: Path, keep: str) -> None:
+    def __init__(self, path: Path, keep: str, backend: str = "reference") -> None:
         self.z = dict(np.load(path))
         self.exact = path.stem.startswith(EXACT)
         self.graph: Graph = graph_of(str(self.z["prototxt"]), Phase[str(self.z["phase"])])
         backward = any(key.startswith("top_diff:") for key in self.z)
-        self.net: Executor = executor_of(self.graph, train=backward, keep=keep)
+        self.net: Executor = executor_of(
+            self.graph, train=backward, keep=keep, backend_name=backend
+        )
         self.places = {
             (node.name, i): use for node in self.graph.nodes for i, use in enumerate(node.params)
         }
         for key, value in self.items("param"):
             layer, i = key.rsplit(":", 1)
             use = self.places[layer, int(i)]
-            self.net.params[use.param].reshape(use.shape)[...] = value
+            self.net.set_param(use.param, value)
 
     def items(self, kind: str) -> list[tuple[str, np.ndarray]]:
         return [(k.split(":", 1)[1], v) for k, v in self.z.items() if k.split(":", 1)[0] == kind]
@@ -69,7 +72,7 @@ class Case:
             agree(self.net.data(self.key(name)), value, name, self.exact)
         for key, value in self.items("param_after"):
             layer, i = key.rsplit(":", 1)
-            agree(self.net.params[self.places[layer, int(i)].param], value, key)
+            agree(self.net.param_array(self.places[layer, int(i)].param), value, key)
         if "total_loss" in self.z:
             agree(np.float32(self.net.loss()), self.z["total_loss"], "total loss")
 
@@ -83,7 +86,7 @@ class Case:
         for key, value in self.items("grad_param"):
             layer, i = key.rsplit(":", 1)
             use = self.places[layer, int(i)]
-            diff = self.net.param_diffs[use.param]
+            diff = self.net.param_diff_array(use.param)
             # A frozen param has no gradient; Caffe shows the zeros that its diff began with.
             ours = np.zeros_like(value) if diff is None else diff.reshape(use.shape)
             agree(ours, value, f"gradient of {key}")
@@ -97,6 +100,7 @@ def test_the_vectors_are_here() -> None:
 DATA_DEPENDENT = pytest.mark.xfail(strict=True, reason="shapes that depend on the data")
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("keep", ["", "all"], ids=["shared", "kept"])
 @pytest.mark.parametrize(
     "path",
@@ -106,8 +110,9 @@ DATA_DEPENDENT = pytest.mark.xfail(strict=True, reason="shapes that depend on th
     ],
     ids=lambda path: path.stem,
 )
-def test_vector(path: Path, keep: str) -> None:
-    case = Case(path, keep)
+def test_vector(path: Path, keep: str, backend: str) -> None:
+    require(backend)
+    case = Case(path, keep, backend)
     case.forward()
     case.check_forward(keep)
     if case.net.plan.train:

@@ -50,9 +50,13 @@ def save(solver: Solver) -> tuple[Path, Path]:
 
 def state_of(solver: Solver) -> SolverState:
     """Return all that a solver needs, besides the weights, to go on."""
+    n_params = len(solver.rule.params)
     return SolverState(
         iter=solver.iter,
-        history=tuple(SavedBlob(history.copy()) for history in solver.rule.history),
+        history=tuple(
+            SavedBlob(np.array(solver.net.to_plain(i % n_params, history)))
+            for i, history in enumerate(solver.rule.history)
+        ),
         current_step=policy.current_step(solver.settings, solver.iter),
         random_seed=solver.seed,
         net_digest=net_digest(solver.net),
@@ -92,8 +96,8 @@ def restore(solver: Solver, path: Path) -> None:
     ]
     history = state.history_for(labels, solver.rule.slots)
     load_weights(solver.net, [str(state.weights_path())], exact=True)
-    for ours, saved in zip(solver.rule.history, history, strict=True):
-        ours[...] = saved
+    for i, (ours, saved) in enumerate(zip(solver.rule.history, history, strict=True)):
+        solver.net.from_plain(i % len(labels), saved, ours)
     solver.iter = state.iter
     solver.losses = state.smoothed_losses
     if not state.exact:

@@ -105,7 +105,11 @@ class Solver:
             )
             for test in tests
         ]
-        self.rule: UpdateRule = RULES[self.settings.type](self.settings, self.net.plan.graph.params)
+        self.rule: UpdateRule = RULES[self.settings.type](
+            self.settings,
+            self.net.plan.graph.params,
+            [array.shape for array in self.net.params],
+        )
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
         self._last_display = (0, time.monotonic())
 

@@ -32,11 +32,18 @@ class UpdateRule(ABC):
     #: With a rate of 0 the history of a param stays at zero, so that the param can be passed over.
     rate_in_history: ClassVar[bool] = False
 
-    def __init__(self, settings: SolverSettings, params: Sequence[Param]) -> None:
+    def __init__(
+        self,
+        settings: SolverSettings,
+        params: Sequence[Param],
+        shapes: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        """`shapes` are those of the arrays in memory, where they are not the params' own."""
         self.settings = settings
         self.params = tuple(params)
+        shapes = [param.shape for param in params] if shapes is None else shapes
         self.history: list[Blob] = [
-            np.zeros(param.shape, np.float32) for _ in range(self.slots) for param in self.params
+            np.zeros(shape, np.float32) for _ in range(self.slots) for shape in shapes
         ]
 
     def apply(self, iteration: int, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
@@ -55,7 +62,7 @@ class UpdateRule(ABC):
             if diff is None:
                 if not self.settings.weight_decay * param.decay_mult:
                     continue
-                diff = np.zeros(param.shape, np.float32)
+                diff = np.zeros_like(data[i])
             if self.settings.iter_size > 1:
                 diff *= np.float32(1 / self.settings.iter_size)
             self._decay(param, data[i], diff)

@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
-from netc.backends import find_backend
+from netc.backends import cpu, find_backend
 from netc.graph.build import build, net_state
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.plan import plan
 from netc.runtime import Executor
 from netc.schema import read_net
+
+
+def require(backend: str) -> None:
+    """Skip a test where a backend does not work, and say why."""
+    if backend == "cpu":
+        works, words = cpu.status()
+        if not works:
+            pytest.skip(words)
 
 
 def graph_of(
@@ -27,9 +36,16 @@ def graph_of(
     return graph
 
 
-def executor_of(graph: Graph, *, train: bool = True, keep: str = "", seed: int = 1) -> Executor:
-    """Plan a graph on the reference backend and give it memory."""
-    backend = find_backend("reference")
+def executor_of(
+    graph: Graph,
+    *,
+    train: bool = True,
+    keep: str = "",
+    seed: int = 1,
+    backend_name: str = "reference",
+) -> Executor:
+    """Plan a graph on a backend and give it memory."""
+    backend = find_backend(backend_name)
     return Executor(plan(graph, backend, train=train, keep=keep), backend, seed=seed)
 
 

@@ -1,0 +1,147 @@
+"""The CPU backend: oneDNN's kernels, each family in its file; the rest runs on the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from netc.backends.base import Backend, Declined, Job, Layout, Prepared
+from netc.backends.base import Kernel as AnyKernel
+from netc.backends.cpu import library
+from netc.backends.cpu.activation import ActivationKernel
+from netc.backends.cpu.concat import ConcatKernel, SliceKernel
+from netc.backends.cpu.convolution import ConvolutionKernel
+from netc.backends.cpu.dropout import DropoutKernel
+from netc.backends.cpu.eltwise import SumKernel
+from netc.backends.cpu.innerproduct import InnerProductKernel
+from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
+from netc.backends.cpu.normalization import LrnKernel, NormKernel
+from netc.backends.cpu.onednn import Desc
+from netc.backends.cpu.pooling import PoolingKernel
+from netc.backends.cpu.softmax import SoftmaxKernel
+from netc.backends.reference import ReferenceBackend
+from netc.layers.activation import BNLL, ELU, AbsVal, Dropout, ReLU, Sigmoid, Swish, TanH
+from netc.layers.convolution import Convolution, Deconvolution
+from netc.layers.eltwise import Eltwise
+from netc.layers.innerproduct import InnerProduct
+from netc.layers.normalization import LRN, BatchNorm
+from netc.layers.pooling import Pooling
+from netc.layers.scale import Scale
+from netc.layers.shape import Concat, Slice
+from netc.layers.softmax import Softmax
+from netc.layers.types import Array, ArrayNamespace, Layer
+
+FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
+    Convolution: ConvolutionKernel,
+    Deconvolution: ConvolutionKernel,
+    InnerProduct: InnerProductKernel,
+    Pooling: PoolingKernel,
+    LRN: LrnKernel,
+    BatchNorm: NormKernel,
+    Scale: NormKernel,
+    Eltwise: SumKernel,
+    Concat: ConcatKernel,
+    Slice: SliceKernel,
+    Softmax: SoftmaxKernel,
+    Dropout: DropoutKernel,
+    **dict.fromkeys((ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish), ActivationKernel),
+}
+
+#: What runs as one, by layer types: the kernel of the first takes the others in.
+CHAINS: tuple[tuple[str, ...], ...] = (
+    ("BatchNorm", "Scale", "ReLU"),
+    ("BatchNorm", "Scale"),
+    ("BatchNorm", "ReLU"),
+    ("Scale", "ReLU"),
+    ("Convolution", "ReLU"),
+    ("InnerProduct", "ReLU"),
+    ("Eltwise", "ReLU"),
+)
+
+
+def status() -> tuple[bool, str]:
+    """Say whether the backend works on this machine, and what it runs on or what it lacks."""
+    try:
+        return True, str(library.load())
+    except library.Unavailable as reason:
+        return False, str(reason)
+
+
+class CpuBackend:
+    """oneDNN on all cores, on NumPy arrays.
+
+    Raises `library.Unavailable` where there is no oneDNN.
+    """
+
+    name = "cpu"
+    xp: ArrayNamespace = np
+
+    def __init__(self) -> None:
+        library.load()
+        self._reference = ReferenceBackend()
+
+    def candidates(self) -> Sequence[Backend]:
+        return (self, self._reference)
+
+    def chains(self) -> Sequence[tuple[str, ...]]:
+        return CHAINS
+
+    def kernel_for(self, job: Job) -> AnyKernel | Declined:
+        make = FAMILIES.get(type(job.node.layer))
+        if make is None:
+            return Declined(f"no kernel for {job.node.type}")
+        return kernel_or_reason(make, job)
+
+    def reorder(
+        self,
+        shape: tuple[int, ...],
+        source: Array,
+        source_layout: Layout | None,
+        target: Array,
+        target_layout: Layout | None,
+        *,
+        add: bool = False,
+    ) -> Prepared:
+        if not target.size:
+            return lambda: None
+        layout = source_layout or target_layout
+        dims = layout.dims if layout else (target.size,)
+        if source_layout and target_layout and source_layout.dims != target_layout.dims:
+            return self._by_way_of_plain(
+                shape, source, source_layout, target, target_layout, add=add
+            )
+        return move(
+            Desc.of(source_layout, dims), source, Desc.of(target_layout, dims), target, add=add
+        )
+
+    def _by_way_of_plain(
+        self,
+        shape: tuple[int, ...],
+        source: Array,
+        source_layout: Layout,
+        target: Array,
+        target_layout: Layout,
+        *,
+        add: bool,
+    ) -> Prepared:
+        """Copy between layouts of two kernels that see the blob in different shapes."""
+        plain = self.allocate(4 * int(np.prod(shape, dtype=np.int64))).view("float32")
+        first = self.reorder(shape, source, source_layout, plain, None)
+        second = self.reorder(shape, plain, None, target, target_layout, add=add)
+
+        def run() -> None:
+            first()
+            second()
+
+        return run
+
+    def allocate(self, nbytes: int) -> Array:
+        return self._reference.allocate(nbytes)
+
+    def to_host(self, array: Array) -> Any:
+        return array
+
+    def synchronize(self) -> None:
+        return

@@ -1,0 +1,404 @@
+"""Convolution and Deconvolution, with a ReLU behind it where there is one.
+
+Both are made of three products between an image, its windows ("small": one value per window and
+output) and the weights: gather (image to windows), scatter (windows to image) and the gradient of
+the weights. oneDNN has them as the three passes of a convolution; Deconvolution's forward pass is
+the backward pass of a convolution, so that its weights lie as Caffe has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from netc.backends.base import Binding, Job, Layout, Prepared, Terms
+from netc.backends.cpu import onednn
+from netc.backends.cpu.activation import relu_backward, relu_post_op
+from netc.backends.cpu.kernel import (
+    Impossible,
+    Kernel,
+    Mover,
+    Scratch,
+    in_a_row,
+    padding_behind,
+    positive,
+    required,
+)
+from netc.backends.cpu.onednn import Desc, Primitive, any_layout, dims_of, primitive
+from netc.layers.activation import ReLU
+from netc.layers.convolution import Filtering
+from netc.layers.types import BlobType, Reads
+from netc.layers.window import Slide
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shapes of the three arrays as the library wants them, and how the window slides."""
+
+    image: tuple[int, ...]
+    small: tuple[int, ...]
+    weight: tuple[int, ...]
+    slides: tuple[Slide, ...]
+
+    @classmethod
+    def of(cls, job: Job) -> Geometry:
+        layer = job.node.layer
+        assert isinstance(layer, Filtering)
+        x = BlobType(job.bottoms[0])
+        slides = layer.slides(x) or (Slide(1, 1, 1),)
+        if len(slides) > 3:
+            raise Impossible("more than three spatial axes")
+        n = x.span(0, x.axis(layer.axis))
+        bottom, top = x.shape[x.axis(layer.axis)], layer.num_output
+        small, image = (bottom, top) if layer.transposed else (top, bottom)
+        group = layer.group
+        kernel = tuple(s.kernel for s in slides)
+        weight = (small // group, image // group, *kernel)
+        return cls(
+            positive((n, image, *(s.pixels for s in slides))),
+            positive((n, small, *(s.places for s in slides))),
+            (group, *weight) if group > 1 else weight,
+            slides,
+        )
+
+    @property
+    def window(self) -> tuple[object, ...]:
+        """Strides, dilations and paddings as arguments."""
+        return (
+            dims_of([s.stride for s in self.slides]),
+            dims_of([s.dilation - 1 for s in self.slides]),
+            dims_of([s.pad for s in self.slides]),
+            dims_of([padding_behind(s) for s in self.slides]),
+        )
+
+
+def quick(candidates: Iterable[Primitive | None], what: str) -> Primitive:
+    """Return the first primitive with a good implementation, else the first that is no plain loop.
+
+    The candidates are asked for one after the other, as far as needed.
+    """
+    second: Primitive | None = None
+    for found in candidates:
+        if found is None or found.is_slow:
+            continue
+        if found.implementation.startswith(("jit", "brg")):
+            return found
+        second = second or found
+    return required(second, what)
+
+
+class ConvolutionKernel(Kernel):
+    """One bottom, one top, and their weights."""
+
+    def __init__(self, job: Job) -> None:
+        layer = job.node.layer
+        assert isinstance(layer, Filtering)
+        if len(job.bottoms) > 1:
+            raise Impossible("several bottoms share the weights")
+        self._layer, self._job = layer, job
+        self._shape = Geometry.of(job)
+        self._relu: ReLU | None = None
+        for node in job.nodes[1:]:
+            assert isinstance(node.layer, ReLU)
+            self._relu = node.layer
+        if self._relu is not None and (layer.transposed or self._relu.negative_slope < 0):
+            raise Impossible("this ReLU does not run with the layer before it")
+        self._bias = Desc.plain((layer.num_output,)) if layer.bias_term else None
+        self._any = {
+            "image": any_layout(self._shape.image),
+            "small": any_layout(self._shape.small),
+            "weight": any_layout(self._shape.weight),
+        }
+        self._choose_forward(job)
+        self._scratch_forward, self._scratch_backward = Scratch(), Scratch()
+        self._prepare_forward()
+        self._want_data = job.train and job.wants_bottoms[0]
+        self._want_weights = job.train and any(job.wants_params)
+        reorders = []
+        if self._want_data:
+            self._choose_data()
+            if not self._weights_for_data.same(self.weight):
+                reorders.append("weights for backward")
+        if self._want_weights:
+            self._choose_weights()
+        bottom = (self.small if layer.transposed else self.image).layout
+        top = (self.image if layer.transposed else self.small).layout
+        reads = Reads.NOTHING
+        if job.train:
+            reads = Reads.BOTTOM if self._want_weights else reads
+            reads |= Reads.TOP if self._relu is not None else reads
+        self.terms = Terms(
+            bottoms=(bottom,),
+            tops=(top,),
+            params=(self.weight.layout, None)[: len(job.params)],
+            reads=reads,
+            forward_scratch=self._scratch_forward.nbytes,
+            backward_scratch=self._scratch_backward.nbytes,
+            reorders=tuple(reorders),
+        )
+
+    # -- choosing ----------------------------------------------------------------------------------
+
+    def _product(self, name: str, image: object, small: object, weight: object) -> Primitive | None:
+        """Ask for one of the three products."""
+        window = self._shape.window
+        algorithm = onednn.CONVOLUTION_DIRECT
+        if name == "gather":
+            train = self._job.train or self._layer.transposed
+            return primitive(
+                "convolution_forward",
+                onednn.FORWARD_TRAINING if train else onednn.FORWARD_INFERENCE,
+                algorithm,
+                image,
+                weight,
+                None if self._layer.transposed else self._bias,
+                small,
+                *window,
+                post=relu_post_op(self._relu) if self._relu is not None else None,
+            )
+        if name == "scatter":
+            return primitive(
+                "convolution_backward_data",
+                algorithm,
+                image,
+                weight,
+                small,
+                *window,
+                self._hint(),
+            )
+        bias = self._bias if self._wants_bias and not self._layer.transposed else None
+        return primitive(
+            "convolution_backward_weights",
+            algorithm,
+            image,
+            weight,
+            bias,
+            small,
+            *window,
+            self._hint(),
+        )
+
+    @property
+    def _wants_bias(self) -> bool:
+        return len(self._job.wants_params) > 1 and self._job.wants_params[1]
+
+    def _hint(self) -> Primitive:
+        if not hasattr(self, "_gather_hint"):
+            found = primitive(
+                "convolution_forward",
+                onednn.FORWARD_TRAINING,
+                onednn.CONVOLUTION_DIRECT,
+                self._any["image"],
+                self._any["weight"],
+                None,
+                self._any["small"],
+                *self._shape.window,
+            )
+            self._gather_hint = required(found, "convolution")
+        return self._gather_hint
+
+    def _choose_forward(self, job: Job) -> None:
+        """Choose the primitive of the forward pass, and by it the layouts of all arrays."""
+        free = self._any
+        at, other = ("small", "image") if self._layer.transposed else ("image", "small")
+        dims = getattr(self._shape, at)
+        given = job.layouts[0]
+        bottoms: list[object] = []
+        if given is not None and given.dims == dims:
+            bottoms.append(Desc.of(given, dims))
+        bottoms.append(free[at])
+        fixed = self._given_weights(job)
+        weights: list[object] = [free["weight"]] if fixed is None else [fixed, free["weight"]]
+        name = "scatter" if self._layer.transposed else "gather"
+        self._forward = quick(
+            (
+                self._product(name, **{at: bottom, other: free[other], "weight": weight})
+                for bottom in bottoms
+                for weight in weights
+            ),
+            "convolution",
+        )
+        if self._layer.transposed:
+            which = onednn.DIFF_SRC_MD, onednn.DIFF_DST_MD
+        else:
+            which = onednn.SRC_MD, onednn.DST_MD
+        self.image, self.small = (self._forward.desc(i) for i in which)
+        #: How the forward pass takes the weights: they stay so for the whole run.
+        self.weight = self._forward.desc(onednn.WEIGHTS_MD)
+
+    def _given_weights(self, job: Job) -> Desc | None:
+        layout = job.params[0]
+        if layout == "":
+            return None
+        assert layout is None or isinstance(layout, Layout)
+        if layout is not None and layout.dims != self._shape.weight:
+            return None
+        # Weights in C order come from a plan that keeps everything so: a copy is better.
+        return None if layout is None else Desc.of(layout, self._shape.weight)
+
+    def _choose_data(self) -> None:
+        """Choose the primitive for the gradient of the bottom."""
+        free = self._any
+        name = "gather" if self._layer.transposed else "scatter"
+        self._data = quick(
+            (
+                self._product(name, image, small, weight)
+                for image, small, weight in (
+                    (self.image, self.small, self.weight),
+                    (self.image, self.small, free["weight"]),
+                    (free["image"], free["small"], free["weight"]),
+                )
+            ),
+            "convolution for the gradient of the bottom",
+        )
+        if self._layer.transposed:
+            which = onednn.SRC_MD, onednn.DST_MD
+        else:
+            which = onednn.DIFF_SRC_MD, onednn.DIFF_DST_MD
+        image, small = (self._data.desc(i) for i in which)
+        self._weights_for_data = self._data.desc(onednn.WEIGHTS_MD)
+        scratch = self._scratch_backward
+        self._data_moves = (
+            Mover(self.image, image, scratch),
+            Mover(self.small, small, scratch),
+            Mover(self.weight, self._weights_for_data, scratch),
+        )
+
+    def _choose_weights(self) -> None:
+        """Choose the primitive for the gradients of the weights and the bias."""
+        free = self._any
+        self._weights = quick(
+            (
+                self._product("weights", image, small, weight)
+                for image, small, weight in (
+                    (self.image, self.small, self.weight),
+                    (self.image, self.small, free["weight"]),
+                    (free["image"], free["small"], free["weight"]),
+                )
+            ),
+            "convolution for the gradient of the weights",
+        )
+        scratch = self._scratch_backward
+        self._weights_moves = (
+            Mover(self.image, self._weights.desc(onednn.SRC_MD), scratch),
+            Mover(self.small, self._weights.desc(onednn.DIFF_DST_MD), scratch),
+            Mover(self.weight, self._weights.desc(onednn.DIFF_WEIGHTS_MD), scratch),
+        )
+        self._unused_weights = scratch.reserve(self.weight.nbytes)
+
+    def _prepare_forward(self) -> None:
+        self._add_bias: Primitive | None = None
+        if self._layer.transposed and self._bias is not None:
+            each = Desc.plain((1, self._layer.num_output, *(1 for _ in self._shape.slides)))
+            self._per_channel = each
+            self._add_bias = required(
+                primitive("binary", onednn.ADD, self.image, each, self.image), "sum with a bias"
+            )
+            self._sum_bias = required(
+                primitive("reduction", onednn.REDUCTION_SUM, self.image, each, 0.0, 0.0),
+                "sum per channel",
+            )
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def forward(self, binding: Binding) -> Prepared:
+        x, y, weight = binding.bottoms[0], binding.tops[0], binding.params[0]
+        if self._layer.transposed:
+            calls = [
+                self._forward.bind(
+                    {
+                        onednn.DIFF_DST: (self.small, x),
+                        onednn.WEIGHTS: (self.weight, weight),
+                        onednn.DIFF_SRC: (self.image, y),
+                    }
+                )
+            ]
+            if self._add_bias is not None:
+                calls.append(
+                    self._add_bias.bind(
+                        {
+                            onednn.SRC: (self.image, y),
+                            onednn.SRC_1: (self._per_channel, binding.params[1]),
+                            onednn.DST: (self.image, y),
+                        }
+                    )
+                )
+            return in_a_row(calls)
+        arrays = {
+            onednn.SRC: (self.image, x),
+            onednn.WEIGHTS: (self.weight, weight),
+            onednn.DST: (self.small, y),
+        }
+        if self._bias is not None:
+            arrays[onednn.BIAS] = (self._bias, binding.params[1])
+        return self._forward.bind(arrays)
+
+    def backward(self, binding: Binding) -> Prepared:
+        calls: list[Prepared] = []
+        dy = binding.top_diffs[0]
+        if self._relu is not None:
+            calls.append(relu_backward(self._relu, self.small, binding.tops[0], dy, dy))
+        if self._want_weights:
+            calls += self._weight_calls(binding)
+        if self._want_data:
+            calls += self._data_calls(binding)
+        return in_a_row(calls)
+
+    def _data_calls(self, binding: Binding) -> list[Prepared]:
+        dx, dy, weight = binding.bottom_diffs[0], binding.top_diffs[0], binding.params[0]
+        transposed = self._layer.transposed
+        image, small = (dy, dx) if transposed else (dx, dy)
+        to_image, to_small, to_weight = self._data_moves
+        into = to_small if transposed else to_image
+        source = to_image if transposed else to_small
+        arrays = {
+            (onednn.SRC if transposed else onednn.DIFF_SRC): (
+                to_image.wanted,
+                to_image.array(binding, image),
+            ),
+            (onednn.DST if transposed else onednn.DIFF_DST): (
+                to_small.wanted,
+                to_small.array(binding, small),
+            ),
+            onednn.WEIGHTS: (to_weight.wanted, to_weight.array(binding, weight)),
+        }
+        return [
+            *to_weight.before(binding, weight),
+            *source.before(binding, dy),
+            self._data.bind(arrays),
+            *into.after(binding, dx),
+        ]
+
+    def _weight_calls(self, binding: Binding) -> list[Prepared]:
+        x, dy = binding.bottoms[0], binding.top_diffs[0]
+        transposed = self._layer.transposed
+        image, small = (dy, x) if transposed else (x, dy)
+        to_image, to_small, to_weight = self._weights_moves
+        dw = binding.param_diffs[0]
+        calls: list[Prepared] = []
+        if dw is None:
+            # Only the bias is trained, and the library has no primitive for that alone.
+            dw = self._unused_weights(binding)
+        arrays = {
+            onednn.SRC: (to_image.wanted, to_image.array(binding, image)),
+            onednn.DIFF_DST: (to_small.wanted, to_small.array(binding, small)),
+            onednn.DIFF_WEIGHTS: (to_weight.wanted, to_weight.array(binding, dw)),
+        }
+        if self._wants_bias:
+            assert self._bias is not None
+            db = binding.param_diffs[1]
+            if transposed:
+                calls.append(
+                    self._sum_bias.bind(
+                        {onednn.SRC: (self.image, dy), onednn.DST: (self._per_channel, db)}
+                    )
+                )
+            else:
+                arrays[onednn.DIFF_BIAS] = (self._bias, db)
+        return [
+            *calls,
+            *to_image.before(binding, image),
+            *to_small.before(binding, small),
+            self._weights.bind(arrays),
+            *to_weight.after(binding, dw),
+        ]

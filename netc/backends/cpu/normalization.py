@@ -1,0 +1,265 @@
+"""LRN across channels, BatchNorm and Scale: also BatchNorm, Scale and ReLU as one.
+
+Scale is what a batch normalisation does after it has normalised, so it runs as one with mean 0 and
+variance 1.
+"""
+
+from __future__ import annotations
+
+from ctypes import c_int64
+
+import numpy as np
+
+from netc.backends.base import Binding, Job, Prepared, Terms
+from netc.backends.cpu import onednn
+from netc.backends.cpu.kernel import (
+    Impossible,
+    Kernel,
+    Scratch,
+    fast,
+    in_a_row,
+    positive,
+    same_layout,
+)
+from netc.backends.cpu.onednn import Desc, any_layout, primitive
+from netc.layers.activation import ReLU
+from netc.layers.normalization import LRN, BatchNorm, NormRegion
+from netc.layers.scale import Scale
+from netc.layers.types import Array, KeptType, Phase, Reads
+
+
+class LrnKernel(Kernel):
+    """The neighbours are channels."""
+
+    def __init__(self, job: Job) -> None:
+        layer = job.node.layer
+        assert isinstance(layer, LRN)
+        if layer.norm_region is not NormRegion.ACROSS_CHANNELS:
+            raise Impossible("the neighbours lie within a channel")
+        positive(job.bottoms[0])
+        self._x, layout = same_layout(job)
+        settings = (
+            c_int64(layer.local_size),
+            float(layer.alpha),
+            float(layer.beta),
+            float(layer.k),
+        )
+        self._forward = fast(
+            primitive(
+                "lrn_forward",
+                onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
+                onednn.LRN_ACROSS,
+                self._x,
+                any_layout(self._x.dims),
+                *settings,
+            ),
+            "LRN",
+        )
+        self._y = self._forward.desc(onednn.DST_MD)
+        kept: tuple[KeptType, ...] = ()
+        self._workspace: Desc | None = None
+        if job.train:
+            self._backward = fast(
+                primitive(
+                    "lrn_backward",
+                    onednn.LRN_ACROSS,
+                    self._x,
+                    self._y,
+                    self._x,
+                    *settings,
+                    self._forward,
+                ),
+                "gradient of LRN",
+            )
+            self._workspace = self._forward.workspace()
+            if self._workspace is not None:
+                kept = (KeptType("workspace", (self._workspace.nbytes,), "uint8"),)
+        self.terms = Terms(
+            bottoms=(layout,),
+            tops=(self._y.layout,),
+            params=(),
+            kept=kept,
+            reads=Reads.BOTTOM if job.train else Reads.NOTHING,
+        )
+
+    def forward(self, binding: Binding) -> Prepared:
+        arrays = {
+            onednn.SRC: (self._x, binding.bottoms[0]),
+            onednn.DST: (self._y, binding.tops[0]),
+        }
+        return self._forward.bind(arrays | self._left(binding))
+
+    def backward(self, binding: Binding) -> Prepared:
+        arrays = {
+            onednn.SRC: (self._x, binding.bottoms[0]),
+            onednn.DIFF_DST: (self._y, binding.top_diffs[0]),
+            onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
+        }
+        return self._backward.bind(arrays | self._left(binding))
+
+    def _left(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
+        if self._workspace is None:
+            return {}
+        return {onednn.WORKSPACE: (self._workspace, binding.kept[0])}
+
+
+class NormKernel(Kernel):
+    """A chain of BatchNorm, Scale and ReLU, each of which may be absent."""
+
+    def __init__(self, job: Job) -> None:
+        self._norm: BatchNorm | None = None
+        self._scale: Scale | None = None
+        relu: ReLU | None = None
+        for node in job.nodes:
+            match node.layer:
+                case BatchNorm() as norm:
+                    self._norm = norm
+                case Scale() as scale:
+                    self._scale = scale
+                case ReLU() as relu:
+                    pass
+        if relu is not None and relu.negative_slope:
+            raise Impossible("this ReLU does not run with the layer before it")
+        shape = positive(job.bottoms[0])
+        if not 2 <= len(shape) <= 5:
+            raise Impossible("the bottom has fewer than 2 or more than 5 axes")
+        if self._scale is not None:
+            self._check_scale(job, shape)
+        self._train = job.train
+        self._n = int(np.prod(shape, dtype=np.int64)) // shape[1]
+        self._x, layout = same_layout(job)
+        self._channels = Desc.plain((shape[1],))
+        self._batch = self._norm is not None and not (
+            self._norm.phase is Phase.TEST
+            if self._norm.use_global_stats is None
+            else self._norm.use_global_stats
+        )
+        flags = 0 if self._batch else onednn.GLOBAL_STATS
+        if self._scale is not None:
+            flags |= onednn.USE_SCALE | (onednn.USE_SHIFT if self._scale.bias_term else 0)
+        flags |= onednn.FUSED_RELU if relu is not None else 0
+        eps = 0.0 if self._norm is None else float(self._norm.eps)
+        # Where statistics are those of the batch they have to be handed out, as training does.
+        training = job.train or self._batch
+        self._forward = fast(
+            primitive(
+                "batch_normalization_forward",
+                onednn.FORWARD_TRAINING if training else onednn.FORWARD_INFERENCE,
+                self._x,
+                self._x,
+                eps,
+                flags,
+            ),
+            "batch normalisation",
+        )
+        scratch = Scratch()
+        n_bn = 3 if self._norm is not None else 0
+        if job.train:
+            self._backward = fast(
+                primitive(
+                    "batch_normalization_backward",
+                    onednn.BACKWARD if self._scale is not None else onednn.BACKWARD_DATA,
+                    self._x,
+                    self._x,
+                    self._x,
+                    eps,
+                    flags,
+                    self._forward,
+                ),
+                "gradient of batch normalisation",
+            )
+            self._unused = scratch.reserve(self._channels.nbytes)
+            if not job.wants_bottoms[0]:
+                self._unused_x = scratch.reserve(self._x.nbytes)
+        self._workspace = self._forward.workspace() if training else None
+        kept = [KeptType("mean", (shape[1],)), KeptType("variance", (shape[1],))]
+        if self._workspace is not None:
+            kept.append(KeptType("workspace", (self._workspace.nbytes,), "uint8"))
+        self._first_scale = n_bn
+        self.terms = Terms(
+            bottoms=(layout,),
+            tops=(layout,),
+            params=(None,) * len(job.params),
+            kept=tuple(kept),
+            reads=Reads.BOTTOM if job.train else Reads.NOTHING,
+            in_place=True,
+            backward_scratch=scratch.nbytes,
+        )
+
+    def _check_scale(self, job: Job, shape: tuple[int, ...]) -> None:
+        assert self._scale is not None
+        if len(job.bottoms) > 1:
+            raise Impossible("the factors are a blob")
+        params = job.nodes[0 if self._norm is None else 1].signature.params
+        if params[0].shape != (shape[1],) or self._scale.axis % len(shape) != 1:
+            raise Impossible("the factors are not one for each channel")
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def forward(self, binding: Binding) -> Prepared:
+        mean, variance = binding.kept[:2]
+        arrays = {
+            onednn.SRC: (self._x, binding.bottoms[0]),
+            onednn.DST: (self._x, binding.tops[0]),
+            **self._statistics(binding),
+            **self._factors(binding),
+        }
+        run = self._forward.bind(arrays)
+        if self._norm is None:
+
+            def neutral() -> None:
+                mean.fill(0)
+                variance.fill(1)
+
+            return in_a_row([neutral, run])
+        sum_mean, sum_variance, weight = binding.params[:3]
+        if not self._batch:
+
+            def from_sums() -> None:
+                w = weight[0]
+                np.multiply(sum_mean, 1 / w if w else 0, out=mean)
+                np.multiply(sum_variance, 1 / w if w else 0, out=variance)
+
+            return in_a_row([from_sums, run])
+        fraction = np.float32(self._norm.moving_average_fraction)
+        bessel = np.float32(self._n / (self._n - 1) if self._n > 1 else 1.0)
+
+        def gather() -> None:
+            for total, new in ((sum_mean, mean), (sum_variance, variance * bessel), (weight, 1)):
+                np.multiply(total, fraction, out=total)
+                np.add(total, new, out=total)
+
+        return in_a_row([run, gather])
+
+    def backward(self, binding: Binding) -> Prepared:
+        dx = binding.bottom_diffs[0]
+        arrays = {
+            onednn.SRC: (self._x, binding.bottoms[0]),
+            onednn.DIFF_DST: (self._x, binding.top_diffs[0]),
+            onednn.DIFF_SRC: (self._x, self._unused_x(binding) if dx is None else dx),
+            **self._statistics(binding),
+        }
+        if self._scale is not None:
+            arrays |= self._factors(binding)
+            arrays.pop(onednn.SHIFT, None)
+            diffs = binding.param_diffs[self._first_scale :]
+            for number, diff in zip((onednn.DIFF_SCALE, onednn.DIFF_SHIFT), diffs, strict=False):
+                where = self._unused(binding) if diff is None else diff
+                arrays[number] = (self._channels, where)
+        return self._backward.bind(arrays)
+
+    def _statistics(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
+        found = {
+            onednn.MEAN: (self._channels, binding.kept[0]),
+            onednn.VARIANCE: (self._channels, binding.kept[1]),
+        }
+        if self._workspace is not None:
+            found[onednn.WORKSPACE] = (self._workspace, binding.kept[2])
+        return found
+
+    def _factors(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
+        numbers = (onednn.SCALE, onednn.SHIFT)
+        return {
+            number: (self._channels, param)
+            for number, param in zip(numbers, binding.params[self._first_scale :], strict=False)
+        }
