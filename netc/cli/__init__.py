@@ -25,6 +25,7 @@ VERBS = {
     "summary": "table of layers: shapes, params, multiply-adds, memory",
     "export": "write a net with weights as ONNX, and prove it",
     "upgrade": "rewrite an old net, solver or weights file in today's form",
+    "layers": "list the layer types, or describe one",
     "doctor": "report versions, devices, and what is missing",
 }
 

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
             self._needed.append(name)
 
     def files(self, name: str, number: str | None = None, *, help: str) -> None:
-        """Add an argument without a flag; `number` as in argparse, "+" for one or more."""
+        """Add an argument without a flag; `number` as in argparse: "+" or "?"."""
         self.add_argument(name, metavar=name.upper(), nargs=number, help=help)
 
     def understand(self, arguments: Sequence[str]) -> argparse.Namespace | None:
@@ -96,9 +96,9 @@ class Parser(argparse.ArgumentParser):
         needed = [
             f"-{name} {self._option_string_actions[f'-{name}'].metavar}" for name in self._needed
         ]
-        several = {None: "", "+": " ..."}
+        several = {None: "{}", "+": "{} ...", "?": "[{}]"}
         files = [
-            f"{action.metavar}{several[action.nargs]}"  # type: ignore[index]  # `files` sets them
+            several[action.nargs].format(action.metavar)  # type: ignore[index]  # `files` sets them
             for action in self._get_positional_actions()
         ]
         return " ".join([self.prog, *files, *needed, "[flags]"])

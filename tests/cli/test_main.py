@@ -138,7 +138,7 @@ def test_an_unknown_verb_gets_the_nearest_one(netc: Netc) -> None:
     assert told.code == 2
     assert told.err == (
         "netc: unknown verb 'trian'\n"
-        "  expected  train, test, time, check, summary, export, upgrade, doctor\n"
+        "  expected  train, test, time, check, summary, export, upgrade, layers, doctor\n"
         "  got       trian\n"
         "  hint      did you mean 'train'?\n"
     )
