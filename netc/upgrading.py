@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def upgrade(old: Path, new: Path, *, force: bool = False) -> Upgraded:
     where it ends in .h5, else as a caffemodel. Raises NetcError where `old` cannot be read or is
     something else, and where `new` exists and `force` is not set.
     """
-    if new.exists() and not force and not new.is_char_device():
+    if os.path.exists(new) and not force and not new.is_char_device():
         raise fail("the file exists already", span=Span(str(new)), hint="-force replaces it")
     check_writable(new)
     data = texts.read_bytes(old)

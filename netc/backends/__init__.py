@@ -39,3 +39,10 @@ def find_backend(name: str = "auto") -> Backend:
     from netc.backends.reference import ReferenceBackend
 
     return ReferenceBackend()
+
+
+def states() -> dict[str, tuple[bool, str]]:
+    """Say of each backend, the fastest first, whether it works and what it runs on or lacks."""
+    from netc.backends.cpu import status
+
+    return {"cpu": status(), "reference": (True, "NumPy")}

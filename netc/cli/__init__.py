@@ -126,6 +126,12 @@ def _tell(error: Exception, arguments: list[str]) -> int:
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         problem = Problem("the output cannot be written", got=error.strerror or str(error))
         _drop_output()
+    elif isinstance(error, ImportError) and (error.name or "netc").split(".")[0] != "netc":
+        problem = Problem(
+            "a package that netc needs is missing or broken",
+            got=f"{error.name}: {error}",
+            hint="netc doctor says what is missing, and how to get it",
+        )
     else:
         return 0
     print(f"netc: {problem.render()}", file=sys.stderr)
@@ -134,9 +140,10 @@ def _tell(error: Exception, arguments: list[str]) -> int:
 
 def _allow_any_name() -> None:
     """Let names of files and layers that the output's encoding lacks be printed escaped."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

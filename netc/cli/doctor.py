@@ -20,9 +20,9 @@ def configure(parser: options.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, and tell."""
-    from netc.backends import BACKENDS
+    from netc.backends import states
     from netc.report.doctor import examine, render
 
-    findings = examine(BACKENDS)
+    findings = examine(states())
     print(render(findings, args.format))
     return 1 if any(finding.status.bad for finding in findings) else 0

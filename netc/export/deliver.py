@@ -90,13 +90,20 @@ def mismatch(proof: Parity, output: Path) -> NetcError:
 
 def _refuse_sources(output: Path, sources: Sequence[str]) -> None:
     for source in sources:
-        if output.exists() and output.samefile(source):
+        if _is_same(output, source):
             raise fail(
                 "the output would replace what it is made from",
                 span=Span(str(output)),
                 expected="-output with a name of its own, such as "
                 f"{Path(source).with_suffix('.onnx').name}",
             )
+
+
+def _is_same(one: Path, other: str) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, or has an impossible name
+        return False
 
 
 def _described(values: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,12 +65,17 @@ class Finding:
     hint: str = ""
 
 
-def examine(backends: Sequence[str]) -> list[Finding]:
-    """Look at everything. `backends` are the names that -backend takes."""
+def examine(backends: Mapping[str, tuple[bool, str]]) -> list[Finding]:
+    """Look at everything.
+
+    `backends` say of each backend, the fastest first, whether it works and what it runs on or
+    lacks.
+    """
     return [
-        *_ourselves(backends),
+        *_ourselves(),
         *(_module(module) for module in _MODULES),
         *_machine(),
+        *_backends(backends),
         *_devices(),
     ]
 
@@ -104,7 +109,7 @@ def render(findings: Sequence[Finding], form: str = "text") -> str:
 # -- netc and what it stands on --------------------------------------------------------------------
 
 
-def _ourselves(backends: Sequence[str]) -> Iterator[Finding]:
+def _ourselves() -> Iterator[Finding]:
     yield Finding("netc", "netc", Status.OK, f"{__version__} in {_PACKAGE}")
     version = f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
     if sys.version_info >= _OLDEST_PYTHON:
@@ -112,7 +117,6 @@ def _ourselves(backends: Sequence[str]) -> Iterator[Finding]:
     else:
         oldest = ".".join(map(str, _OLDEST_PYTHON))
         yield Finding("netc", "python", Status.BROKEN, version, f"netc needs {oldest} or newer")
-    yield Finding("netc", "backends", Status.OK, ", ".join(backends))
 
 
 def _module(module: str) -> Finding:
@@ -263,6 +267,16 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
+
+
+# -- what nets run on ------------------------------------------------------------------------------
+
+
+def _backends(backends: Mapping[str, tuple[bool, str]]) -> Iterator[Finding]:
+    taken = next((name for name, (works, _) in backends.items() if works), "")
+    for name, (works, words) in backends.items():
+        found = f"{words}; -backend auto takes it" if name == taken else words
+        yield Finding("backends", name, Status.OK if works else Status.ABSENT, found)
 
 
 # -- devices ---------------------------------------------------------------------------------------

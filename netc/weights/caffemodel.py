@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -66,7 +67,7 @@ def split_list(paths: str) -> list[str]:
 
     A comma that belongs to the name of a file that is there does not separate.
     """
-    if Path(paths).is_file():
+    if os.path.isfile(paths):  # False also for a name that is too long
         return [paths]
     found = [part.strip() for part in paths.split(",")]
     if not all(found):

@@ -138,7 +138,7 @@ def test_an_unknown_verb_gets_the_nearest_one(netc: Netc) -> None:
     assert told.code == 2
     assert told.err == (
         "netc: unknown verb 'trian'\n"
-        "  expected  train, test, time, check, summary, export, upgrade, layers, doctor\n"
+        f"  expected  {', '.join(VERBS)}\n"
         "  got       trian\n"
         "  hint      did you mean 'train'?\n"
     )
@@ -201,7 +201,26 @@ def test_output_that_cannot_be_written_is_told(
     )
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "gone")])
+def test_a_missing_package_leads_to_the_doctor(
+    ending: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(ModuleNotFoundError("No module named 'lmdb'", name="lmdb")) == 1
+    assert capsys.readouterr().err == (
+        "netc: a package that netc needs is missing or broken\n"
+        "  got       lmdb: No module named 'lmdb'\n"
+        "  hint      netc doctor says what is missing, and how to get it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        FileNotFoundError(2, "gone"),
+        ModuleNotFoundError("No module named 'netc.typo'", name="netc.typo"),
+        ImportError("cannot import name 'typo'"),
+    ],
+)
 def test_a_bug_keeps_its_traceback(
     error: Exception, ending: Callable[[BaseException], int]
 ) -> None:

@@ -41,6 +41,7 @@ def test_the_requirements_are_those_of_the_project() -> None:
     needed = {
         name.lower() for distributions, _ in doctor._MODULES.values() for name in distributions
     }
+    needed.add("onednn-cpu-gomp")  # without it a backend is absent, which is told there
     for line in doctor._requirements():
         name = line.split(";")[0].split("[")[0].rstrip("<>=0123456789.,! ").lower()
         if "extra" not in line:
@@ -126,7 +127,16 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_threads_that_are_bound_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert any(f.name == "threads" and "OMP_NUM_THREADS=1" in f.found for f in examine(["auto"]))
+    assert any(f.name == "threads" and "OMP_NUM_THREADS=1" in f.found for f in examine({}))
+
+
+def test_the_backend_that_is_taken() -> None:
+    found = doctor._backends({"a": (False, "no a here"), "b": (True, "B 1.0"), "c": (True, "C")})
+    assert [(f.name, f.status, f.found) for f in found] == [
+        ("a", Status.ABSENT, "no a here"),
+        ("b", Status.OK, "B 1.0; -backend auto takes it"),
+        ("c", Status.OK, "C"),
+    ]
 
 
 def test_text_and_json() -> None:
