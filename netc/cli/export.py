@@ -38,7 +38,12 @@ def configure(parser: options.Parser) -> None:
     )
     flag("opset", type=options.count, metavar="N", help="version of ONNX's operators (default 17)")
     options.shape_options(parser)
-    flag("backend", default="auto", metavar="NAME", help="what to compare with (default auto)")
+    flag(
+        "backend",
+        default="reference",
+        metavar="NAME",
+        help="whose forward pass to compare with (default reference)",
+    )
     options.format_option(parser, "text", "json")
 
 

@@ -256,7 +256,12 @@ def require_weights(args: argparse.Namespace) -> None:
 
 def backend_options(parser: Parser) -> None:
     """Add -backend and Caffe's -gpu."""
-    parser.flag("backend", default="auto", metavar="NAME", help="auto or reference (default auto)")
+    parser.flag(
+        "backend",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu or reference (default auto: the fastest that works here)",
+    )
     parser.flag(
         "gpu",
         default="",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from netc.backends import BACKENDS
 from netc.cli import options
 from netc.cli.options import Parser, Usage
 
@@ -154,3 +156,10 @@ def test_the_help_shows_what_is_needed(parser: Parser, capsys: pytest.CaptureFix
     parser.files("file", "+", help="files")
     assert parser.understand(["-h"]) is None
     assert capsys.readouterr().out.startswith("usage: netc verb FILE ... -model NET [flags]\n")
+
+
+def test_the_help_names_every_backend() -> None:
+    parser = Parser("verb", "")
+    options.backend_options(parser)
+    (said,) = (action.help or "" for action in parser._actions if action.dest == "backend")
+    assert all(re.search(rf"\b{name}\b", said) for name in BACKENDS)
