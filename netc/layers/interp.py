@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from netc.layers.registry import layer
@@ -240,7 +240,7 @@ def lower_resize(
         attributes["axes"] = [2, 3]
     else:
         # All sizes have to be given, also that of a batch that is left open.
-        ends = (g.constant(v, "int64") for v in ([0], [2]))
+        ends = (g.constant(value, "int64") for value in ([0], [2]))
         first = g.op("Slice", g.op("Shape", x), *ends)
         sizes = g.op("Concat", first, g.constant(shape[2:], "int64"), axis=0)
     y: Value = g.op("Resize", x, None, None, sizes, **attributes)
@@ -269,6 +269,8 @@ class CropAndResize(RegionPooling):
     Source: the operator crop_and_resize of TensorFlow 1.0.
     """
 
+    # Boxes are in fractions already, and the text has no such setting here.
+    spatial_scale: float = field(default=1.0, init=False)
     crop_h: int = 0
     crop_w: int = 0
     extrapolation_value: float = 0.0
