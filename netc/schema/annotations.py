@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import keyword
 import types
@@ -15,7 +16,7 @@ class Wanted:
     """A dataclass field, its annotation taken apart.
 
     `name` is the setting's, `attribute` the dataclass's: a setting called like a word of Python's,
-    such as `lambda`, fills `lambda_`. `needed` where the dataclass gives no default.
+    such as `lambda` or `type`, may fill `lambda_` or `type_`. `needed` where the dataclass gives no default.
     """
 
     name: str
@@ -54,6 +55,6 @@ def _take_apart(cls: type, field: dataclasses.Field[Any], hint: Any) -> Wanted:
     if not isinstance(hint, type):
         raise TypeError(f"{cls.__name__}.{field.name}: no schema field has the type {hint}")
     word = field.name.removesuffix("_")
-    name = word if keyword.iskeyword(word) else field.name
+    name = word if keyword.iskeyword(word) or hasattr(builtins, word) else field.name
     needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     return Wanted(name, field.name, hint, optional, many, needed)
