@@ -8,6 +8,7 @@ example: netc layers
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,15 @@ def configure(parser: options.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or one type."""
-    from netc.report.layers import catalogue, render_entry, render_list, select
+    from netc.layers import registry
+    from netc.report.layers import catalogue, describe, render_entry, render_list
 
-    entries = catalogue(kernels())
     if args.type:
-        print(render_entry(select(entries, args.type), args.format))
+        print(render_entry(describe(args.type, kernels()), args.format))
     else:
-        print(render_list(entries, args.format))
+        print(render_list(catalogue(kernels()), args.format))
+    for package, why in registry.unusable().items():
+        print(f"note: the package {package} cannot be imported: {why}", file=sys.stderr)
     return 0
 
 

@@ -35,6 +35,7 @@ class LayerType:
 
 
 _types: dict[str, LayerType] = {}
+_unusable: dict[str, str] = {}
 
 
 def layer(
@@ -68,8 +69,22 @@ def _load() -> Mapping[str, LayerType]:
     for module in pkgutil.iter_modules(families.__path__):
         importlib.import_module(f"netc.layers.{module.name}")
     for point in metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        before = dict(_types)
+        try:
+            point.load()
+        except Exception as error:
+            # Whatever a package does wrong as it is imported, netc's own types still work.
+            _types.clear()
+            _types.update(before)
+            package = point.dist.name if point.dist else point.value
+            _unusable[package] = f"{type(error).__name__}: {error}"
     return _types
+
+
+def unusable() -> Mapping[str, str]:
+    """Return the packages whose layer types cannot be had, and why, by the package's name."""
+    _load()
+    return _unusable
 
 
 def layer_types() -> Mapping[str, LayerType]:
@@ -81,11 +96,16 @@ def find(name: str) -> LayerType:
     """Return the type of that name; an unknown one is an error with the nearest known name."""
     types = _load()
     if name not in types:
+        hints = [
+            f"the package {package} may have it, but cannot be imported: {why}"
+            for package, why in _unusable.items()
+        ]
+        hints.append(nearest(name, types))
+        hints.append(f"a type of your own is added through the entry-point group '{ENTRY_POINTS}'")
         raise fail(
             f"unknown layer type '{name}'",
             expected=f"one of the {len(types)} known types",
             got=f"'{name}'",
-            hint=nearest(name, types)
-            or f"a type of your own can be added through the entry-point group '{ENTRY_POINTS}'",
+            hint="\n".join(filter(None, hints)),
         )
     return types[name]

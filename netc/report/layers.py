@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, cast
 
-from netc.errors import fail, nearest
 from netc.layers import registry
 from netc.layers.types import Layer, exactly
 from netc.report.machine import to_json
@@ -78,17 +77,9 @@ def catalogue(
     )
 
 
-def select(entries: Sequence[Entry], name: str) -> Entry:
-    """Return the entry of a type, by any of its names. Raises NetcError with the nearest one."""
-    known = {key: entry for entry in entries for key in (entry.name, *entry.aliases)}
-    if name not in known:
-        raise fail(
-            f"unknown layer type '{name}'",
-            expected=f"one of the {len(entries)} known types",
-            got=f"'{name}'",
-            hint=nearest(name, known) or "netc layers lists them",
-        )
-    return known[name]
+def describe(name: str, kernels: Mapping[str, Collection[type[Layer]]]) -> Entry:
+    """Return the entry of one type, by any of its names. Raises NetcError with the nearest one."""
+    return _entry(registry.find(name), kernels)
 
 
 def _entry(kind: registry.LayerType, kernels: Mapping[str, Collection[type[Layer]]]) -> Entry:

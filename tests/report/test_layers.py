@@ -21,7 +21,7 @@ from netc.layers.types import (
     Phase,
     Value,
 )
-from netc.report.layers import Setting, catalogue, document, render_entry, render_list, select
+from netc.report.layers import Setting, catalogue, describe, document, render_entry, render_list
 from netc.report.onnx_forms import onnx_operators
 from tests.support.layer_harness import VECTORS, load_vector, smooth, vector_names
 from tests.support.nets import graph_of
@@ -31,7 +31,7 @@ FAMILIES = sorted({path.name.partition("__")[0] for path in VECTORS.glob("*.npz"
 
 
 def entry(name: str):
-    return select(ENTRIES, name)
+    return describe(name, {})
 
 
 # -- what is read ----------------------------------------------------------------------------------
@@ -55,8 +55,8 @@ def test_every_type_tells_its_formula_family_and_settings(name: str) -> None:
     kind = registry.find(name)
     settings = {s.name.rpartition(".")[2] for s in found.settings}
     wiring = {"name", "type", "bottom", "top", "phase", "propagate_down"}
-    fields = {f.name.removesuffix("_") for f in dataclasses.fields(kind.cls) if f.init}
-    assert fields - wiring == settings
+    fields = {f.name for f in dataclasses.fields(kind.cls) if f.init} - wiring
+    assert {field.removesuffix("_") for field in fields} == settings
     for text in (found.formula, *found.notes):
         assert not re.search(r"\b(Shapes|Source): ", text)
 
@@ -237,9 +237,8 @@ def test_an_unknown_type() -> None:
 
 def test_kernels_of_backends() -> None:
     relu = registry.find("ReLU").cls
-    entries = catalogue({"fast": {relu}}, own=True)
-    assert select(entries, "ReLU").backends == ("reference", "fast")
-    assert select(entries, "TanH").backends == ("reference",)
+    assert describe("ReLU", {"fast": {relu}}).backends == ("reference", "fast")
+    assert describe("TanH", {"fast": {relu}}).backends == ("reference",)
 
 
 def test_the_document_has_a_section_for_each_type_that_its_table_links_to() -> None:
