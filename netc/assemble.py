@@ -16,7 +16,7 @@ from netc.errors import Span
 from netc.graph.build import NetState, Probed, build, net_state
 from netc.graph.types import Graph
 from netc.layers.data import ImageReader, Reader
-from netc.layers.types import Array, BlobType, Layer, Phase
+from netc.layers.types import Array, BlobType, CodeHost, Layer, Phase
 from netc.plan import plan
 from netc.runtime import Executor
 from netc.runtime.standin import StandIn, fill_inputs
@@ -31,11 +31,12 @@ def load_graph(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     assume: bool = False,
+    host: CodeHost | None = None,
 ) -> Graph:
     """Read a net file and return its shaped graph for one phase; the rest is as for `shaped`."""
     source = read_net(path)
     state = net_state(source.message, phase, level, stages)
-    return shaped(source, state, shapes=shapes, assume=assume)
+    return shaped(source, state, shapes=shapes, assume=assume, host=host)
 
 
 def shaped(
@@ -44,15 +45,16 @@ def shaped(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     assume: bool = False,
+    host: CodeHost | None = None,
 ) -> Graph:
     """Return the shaped graph of a net in a state.
 
     Data sources are opened to learn their shapes. With `assume` the graph is for looking at: where
     data is absent its shapes are those in `shapes`, else what the settings suggest, and the notes
-    say so. An upgrade of the text is noted too.
+    say so. An upgrade of the text is noted too. `host` allows the code of Python layers to run.
     """
     look = partial(_probe_or_assume, shapes or {}) if assume else probe
-    graph = build(source, state, probe=look, shapes=shapes)
+    graph = build(source, state, probe=look, shapes=shapes, host=host)
     upgrades = tuple(f"{source.file}: {change}" for change in source.upgraded)
     return replace(graph, notes=upgrades + graph.notes)
 

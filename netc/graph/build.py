@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from netc.errors import NetcError, Problems, Span, fail, nearest
 from netc.graph.types import Blob, Graph, Node, Param, ParamUse
 from netc.layers import registry
-from netc.layers.types import BlobType, Layer, Phase, Refusal, Signature
+from netc.layers.types import BlobType, CodeHost, Layer, Phase, Refusal, Signature
 from netc.schema import CUSTOM, Source, bind_fields, chooses_implementation, netc_pb2
 
 # What Caffe calls the top that a loss layer gets when the text gives none.
@@ -103,13 +103,15 @@ def build(
     *,
     probe: Probe | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    host: CodeHost | None = None,
 ) -> Graph:
     """Return the shaped graph of a net in one state.
 
     `probe` answers for layers that read data; `shapes` overrides the shape of input and data tops
-    by blob name. Raises one NetcError with all independent mistakes of the text.
+    by blob name; `host` allows the code of Python layers to run. Raises one NetcError with all
+    independent mistakes of the text.
     """
-    builder = _Builder(source, state, probe, dict(shapes or {}))
+    builder = _Builder(source, state, probe, dict(shapes or {}), host)
     builder.check_net()
     for index, message in enumerate(source.message.layer):
         builder.add(index, message)
@@ -132,6 +134,7 @@ class _Builder:
     state: NetState
     probe: Probe | None
     shapes: dict[str, Sequence[int]]
+    host: CodeHost | None = None
     problems: Problems = field(default_factory=Problems)
     nodes: list[Node] = field(default_factory=list)
     blobs: dict[str, Blob] = field(default_factory=dict)
@@ -212,7 +215,7 @@ class _Builder:
             return
         keys = [key for key in bottoms if key is not None]
         _check_counts(layer, len(keys), len(tops))
-        weights = _loss_weights(layer, message, len(tops))
+        weights = _loss_weights(kind.cls.loss, message, len(tops))
         down = _propagate_down(message)
         types = [self.blobs[key].type for key in keys]
         in_place = self._check_tops(layer, list(message.bottom), tops)
@@ -279,7 +282,7 @@ class _Builder:
                 got=shown,
                 hint=nearest(path[-1], known) or "remove it, or check the layer's type",
             )
-        return layer
+        return layer.resolve(self.host)
 
     # -- blobs -------------------------------------------------------------------------------------
 
@@ -559,15 +562,19 @@ def _overridden(
 ) -> tuple[BlobType, ...]:
     """Return the types of tops with some shapes in place of the text's.
 
-    With `one_batch` the tops have their first axis in common: the others follow the first given.
+    With `one_batch` the first axis is the batch: tops that had as many items as one whose shape is
+    given have as many as it then.
     """
-    given = [tuple(shapes[name]) for name in tops if name in shapes]
+    batches: dict[int, int] = {}
+    for name, blob_type in zip(tops, types, strict=True):
+        if one_batch and shapes.get(name) and blob_type.axes:
+            batches.setdefault(blob_type.shape[0], shapes[name][0])
     found = []
     for name, blob_type in zip(tops, types, strict=True):
         if name in shapes:
             blob_type = BlobType(tuple(shapes[name]))
-        elif one_batch and given and given[0] and blob_type.axes:
-            blob_type = BlobType((given[0][0], *blob_type.shape[1:]))
+        elif blob_type.axes and blob_type.shape[0] in batches:
+            blob_type = BlobType((batches[blob_type.shape[0]], *blob_type.shape[1:]))
         found.append(blob_type)
     return tuple(found)
 
@@ -587,11 +594,11 @@ def _check_counts(layer: Layer, n_bottoms: int, n_tops: int) -> None:
         )
 
 
-def _loss_weights(layer: Layer, message: netc_pb2.LayerParameter, n_tops: int) -> tuple[float, ...]:
+def _loss_weights(loss: bool, message: netc_pb2.LayerParameter, n_tops: int) -> tuple[float, ...]:
     given = tuple(message.loss_weight)
-    if not given and layer.loss and n_tops == 1:
+    if not given and loss and n_tops == 1:
         return (1.0,)
-    if (given and len(given) != n_tops) or (not given and layer.loss and n_tops > 1):
+    if (given and len(given) != n_tops) or (not given and loss and n_tops > 1):
         raise Refusal(
             "loss_weight must be unspecified or specified once per top blob",
             expected=f"{n_tops} loss_weight values, one for each top",

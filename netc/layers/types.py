@@ -265,6 +265,26 @@ class OnnxBuilder(Protocol):
         ...
 
 
+class CodeHost(Protocol):
+    """What runs the code of Python layers. Whoever gives one to a net allows that code to run."""
+
+    def has(self, module: str) -> bool:
+        """Say whether the module can be found; runs nothing."""
+        ...
+
+    def load(self, module: str, name: str) -> Any:
+        """Import the module and return the class of that name; raise `Refusal` if it cannot."""
+        ...
+
+    def run(self, method: Callable[..., object], *arguments: object) -> None:
+        """Call a method; raise `Refusal` that says where and why it failed."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Return an array of zeros."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One layer of the small net that a type expands to.
@@ -316,6 +336,13 @@ class Layer:
 
     # -- rules
     # ---------------------------------------------------------------------------------------------
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        """Return the layer that takes this one's place once its settings are read: itself, mostly.
+
+        `host` is None where no code may run. Raises `Refusal`.
+        """
+        return self
 
     def infer(self, *bottoms: BlobType) -> Signature:
         """Return shapes, params and kept blobs, or raise `Refusal`.

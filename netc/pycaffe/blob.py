@@ -150,9 +150,12 @@ def checked_shape(dims: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Layer:
-    """One layer of a net: its type's name and its learnable blobs."""
+    """One layer of a net: its type's name and its learnable blobs.
+
+    Also what the classes of Python layers are derived from.
+    """
 
     type: str
     blobs: list[Blob]

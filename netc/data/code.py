@@ -1,0 +1,26 @@
+"""Data that only a Python class could read: its shapes are known, the reading is not done here."""
+
+from __future__ import annotations
+
+from netc.data.source import DataAbsent, Item, Opening
+from netc.layers.python import PythonData
+from netc.layers.types import BlobType
+
+
+class CodeSource:
+    """Where a reader for a Python class would be."""
+
+    def __init__(self, layer: PythonData, opening: Opening) -> None:
+        """Raise DataAbsent."""
+        raise DataAbsent(
+            f"the data of {layer.code} is read by Python code, which netc does not run",
+            expected="data in a database, an image list or an HDF5 file",
+            got=f"{len(layer.top)} tops of a Python class",
+            hint="for a look at the net its shapes are enough: netc check, summary, time",
+            setting="module",
+        )
+
+    @staticmethod
+    def assume(layer: PythonData, opening: Opening) -> Item:
+        """Return the shapes that the class is known for."""
+        return Item(tuple(map(BlobType, layer.shapes)), layer.remark)

@@ -1,0 +1,471 @@
+"""Layers whose code is Python: the well-known ones as netc's own types, others only if allowed.
+
+Published nets name a class in a module, and what that class does is known: such a layer becomes the
+type that does the same, and needs no Python. All others are code from somewhere, which runs only
+where the caller brings a `CodeHost`; that is how `-allow_python_layers` arrives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from netc.errors import nearest
+from netc.layers.activation import Power
+from netc.layers.data import Reader
+from netc.layers.fillers import Filler
+from netc.layers.losses import EuclideanLoss
+from netc.layers.paramstr import Settings
+from netc.layers.proposal import (
+    POST_NMS_TOPN,
+    PRE_NMS_TOPN,
+    RATIOS,
+    SCALES,
+    AnchorTarget,
+    Proposal,
+    ProposalTarget,
+)
+from netc.layers.registry import layer
+from netc.layers.spatialdropout import SpatialDropout
+from netc.layers.types import (
+    Arity,
+    Array,
+    ArrayNamespace,
+    BackwardCall,
+    BlobType,
+    CodeHost,
+    ForwardCall,
+    Gradients,
+    Layer,
+    ParamType,
+    Part,
+    Phase,
+    Refusal,
+    Signature,
+    at_least,
+    exactly,
+)
+
+
+@layer("Python", "python_param")
+@dataclass(frozen=True)
+class Python(Layer):
+    """A layer whose code is the class `layer` of the Python module `module`.
+
+    Well-known ones are run as netc's own types, by the names of module and class. Others run where
+    `-allow_python_layers` says so, as in pycaffe: `setup` once, `reshape` and `forward` in each
+    pass, `backward` for the gradients. `param_str` is handed to the class as it is;
+    `share_in_parallel` changes nothing here. Such a layer has no ONNX form, draws its random
+    numbers itself, and its tops keep the shapes that `setup` and `reshape` gave them first.
+    """
+
+    module: str = ""
+    layer: str = ""
+    param_str: str = ""
+    share_in_parallel: bool = False
+    phase: Phase = Phase.TRAIN
+    bottom: tuple[str, ...] = ()
+    top: tuple[str, ...] = ()
+
+    bottoms: ClassVar[Arity] = at_least(0)
+    tops: ClassVar[Arity] = at_least(0)
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        for name in ("module", "layer"):
+            if not getattr(self, name):
+                raise Refusal(
+                    f"python_param names no {name}",
+                    expected='python_param { module: "MODULE" layer: "CLASS" }',
+                    got=f"no {name}",
+                    setting=name,
+                )
+        make = WELL_KNOWN.get((self.module, self.layer))
+        if host is not None and (make is None or host.has(self.module)):
+            return PythonCode(self, _Code(host, self))
+        if make is not None:
+            settings = Settings(self.param_str)
+            known = make(self, settings)
+            settings.finish()
+            return known
+        raise self._not_allowed()
+
+    def _not_allowed(self) -> Refusal:
+        of_module = [name for module, name in WELL_KNOWN if module == self.module]
+        alike = nearest(self.layer, of_module) or nearest(
+            self.module, {module for module, _ in WELL_KNOWN}
+        )
+        return Refusal(
+            f"the Python code of class {self.module}.{self.layer} is not allowed to run",
+            expected="a well-known class, which needs no code, or -allow_python_layers",
+            got=f'module: "{self.module}" layer: "{self.layer}"',
+            hint=f"{alike}\n".lstrip() + "with -allow_python_layers the module is imported and its "
+            "code runs as you: do so for code that you trust",
+            setting="layer" if of_module else "module",
+        )
+
+
+# -- what the well-known ones are ------------------------------------------------------------------
+
+#: A class of which `setup` and the like are known: what stands for it, given its settings.
+Maker = Callable[[Python, Settings], Layer]
+
+# The images of py-faster-rcnn are 600 pixels high and 1000 wide, or the other way round; these are
+# the next sizes that every backbone halves five times without a rest.
+REGION_IMAGE = (608, 1024)
+TRUTH = 20
+REGIONS = 128
+
+
+def _anchors(settings: Settings) -> dict[str, Any]:
+    return {
+        "feat_stride": settings.integer("feat_stride"),
+        "ratio": settings.numbers("ratios", RATIOS),
+        "scale": settings.numbers("scales", SCALES),
+    }
+
+
+def _proposal(layer: Python, settings: Settings) -> Layer:
+    return Proposal(
+        **_anchors(settings),
+        pre_nms_topn=PRE_NMS_TOPN[layer.phase],
+        post_nms_topn=POST_NMS_TOPN[layer.phase],
+        top=layer.top,
+    )
+
+
+def _anchor_target(layer: Python, settings: Settings) -> Layer:
+    border = settings.integer("allowed_border", 0)
+    return AnchorTarget(**_anchors(settings), allowed_border=border)
+
+
+def _proposal_target(layer: Python, settings: Settings) -> Layer:
+    # R-FCN writes 2 for "one box for all classes"; with two classes in earnest it is the same.
+    classes = settings.integer("num_classes")
+    return ProposalTarget(num_classes=classes, agnostic=classes == 2)
+
+
+@dataclass(frozen=True)
+class ProposalAndTarget(Layer):
+    """PVANet's ProposalLayer2: Proposal and ProposalTarget one behind the other."""
+
+    proposal: Proposal
+    target: ProposalTarget
+
+    type: ClassVar[str] = "Python"
+    bottoms: ClassVar[Arity] = exactly(4)
+    tops: ClassVar[Arity] = exactly(5)
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
+        regions = ".regions"
+        return (
+            Part("proposal", self.proposal, ("$b0", "$b1", "$b2"), (regions,)),
+            Part("target", self.target, (regions, "$b3"), tuple(f"$t{i}" for i in range(5))),
+        )
+
+
+def _proposal_and_target(layer: Python, settings: Settings) -> Layer:
+    anchors = _anchors(settings)
+    target = _proposal_target(layer, settings)
+    assert isinstance(target, ProposalTarget)
+    proposal = Proposal(
+        **anchors,
+        pre_nms_topn=PRE_NMS_TOPN[Phase.TRAIN],
+        post_nms_topn=POST_NMS_TOPN[Phase.TRAIN],
+        top=("regions",),
+    )
+    return ProposalAndTarget(proposal, target)
+
+
+@dataclass(frozen=True)
+class PythonData(Reader):
+    """The tops of a Python class that reads data: netc knows their shapes, and reads none.
+
+    A net with it can be looked at and timed. `remark` says what was assumed.
+    """
+
+    shapes: tuple[tuple[int, ...], ...] = ()
+    remark: str = ""
+    names: tuple[str, ...] = ()
+    code: str = ""
+
+    type: ClassVar[str] = "Python"
+    tops: ClassVar[Arity] = at_least(1)
+
+    def check(self) -> None:
+        if len(self.top) != len(self.shapes):
+            raise Refusal(
+                f"{self.code} has another number of tops",
+                expected=f"{len(self.shapes)} tops: {', '.join(self.names)}",
+                got=f"{len(self.top)}: {', '.join(self.top)}",
+                setting="top",
+            )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        return Signature(bottoms)
+
+
+def _data(
+    layer: Python, names: tuple[str, ...], shapes: Sequence[tuple[int, ...]], why: str
+) -> Layer:
+    if not why:
+        shown = ", ".join(
+            f"{name} {BlobType(shape)}" for name, shape in zip(layer.top, shapes, strict=False)
+        )
+        why = f"assumed {shown}"
+    code = f"{layer.module}.{layer.layer}"
+    return PythonData(top=layer.top, shapes=tuple(shapes), remark=why, names=names, code=code)
+
+
+def _roi_data(layer: Python, settings: Settings) -> Layer:
+    columns = 4 * settings.integer("num_classes")
+    if len(layer.top) == 3 and "rois" not in layer.top:
+        names: tuple[str, ...] = ("data", "im_info", "gt_boxes")
+        return _data(layer, names, [(1, 3, *REGION_IMAGE), (1, 3), (TRUTH, 5)], "")
+    names = ("data", "rois", "labels", "bbox_targets", "bbox_inside_weights",
+             "bbox_outside_weights")  # fmt: skip
+    shapes = [(2, 3, *REGION_IMAGE), (REGIONS, 5), (REGIONS, 1, 1, 1)] + [(REGIONS, columns)] * 3
+    if len(layer.top) == 3:
+        names, shapes = names[:3], shapes[:3]
+    return _data(layer, names, shapes, "")
+
+
+def _images(height: int, width: int, **channels: int) -> Maker:
+    """Return the maker for a class whose tops are one image and one label for each pixel."""
+
+    def make(layer: Python, settings: Settings) -> Layer:
+        settings.ignore("voc_dir", "sbdd_dir", "siftflow_dir", "context_dir", "nyud_dir")
+        settings.ignore("seed", "split", "mean", "randomize")
+        shapes = [(1, count, height, width) for count in channels.values()]
+        return _data(layer, tuple(channels), shapes, "")
+
+    return make
+
+
+def _nyud(layer: Python, settings: Settings) -> Layer:
+    channels = {"color": 3, "depth": 1, "hha": 3, "label": 1}
+    tops = settings.words("tops")
+    for name in tops:
+        if name not in channels:
+            raise Refusal(
+                f"param_str: there is no image '{name}' in NYUDv2",
+                expected=f"of {', '.join(channels)}",
+                got=name,
+                hint=nearest(name, channels),
+                setting="param_str",
+            )
+    return _images(425, 560, **{name: channels[name] for name in tops})(layer, settings)
+
+
+def _multilabel(layer: Python, settings: Settings) -> Layer:
+    settings.ignore("split", "pascal_root")
+    batch = settings.integer("batch_size")
+    height, width = (int(n) for n in (*settings.numbers("im_shape"), 0.0, 0.0)[:2])
+    shapes = [(batch, 3, height, width), (batch, 20)]
+    return _data(layer, ("data", "label"), shapes, "its settings tell the shapes")
+
+
+def _euclidean(layer: Python, settings: Settings) -> Layer:
+    return EuclideanLoss()
+
+
+def _spatial_dropout(layer: Python, settings: Settings) -> Layer:
+    ratio = settings.number("p")
+    phase = settings.word("phase")
+    if not 0 < ratio < 1 or phase not in Phase.__members__:
+        raise Refusal(
+            "param_str is not that of a SpatialDropoutLayer",
+            expected="0 < p < 1, and the phase TRAIN or TEST",
+            got=f"p {ratio:g}, phase {phase}",
+            setting="param_str",
+        )
+    if Phase[phase] is Phase.TRAIN:
+        return SpatialDropout(dropout_ratio=ratio, phase=Phase.TRAIN)
+    # It scales in its phase TEST too, and the published weights are used with that.
+    return Power(scale=1 / (1 - ratio))
+
+
+#: (module, class) -> what stands for it.
+WELL_KNOWN: dict[tuple[str, str], Maker] = {
+    # py-faster-rcnn, and R-FCN and PVANet after it
+    ("rpn.proposal_layer", "ProposalLayer"): _proposal,
+    ("rpn.proposal_layer", "ProposalLayer2"): _proposal_and_target,
+    ("rpn.anchor_target_layer", "AnchorTargetLayer"): _anchor_target,
+    ("rpn.proposal_target_layer", "ProposalTargetLayer"): _proposal_target,
+    ("roi_data_layer.layer", "RoIDataLayer"): _roi_data,
+    # FCN: the sizes are those of the largest images (VOC), or of all (NYUDv2, SIFT Flow)
+    ("voc_layers", "VOCSegDataLayer"): _images(500, 500, data=3, label=1),
+    ("voc_layers", "SBDDSegDataLayer"): _images(500, 500, data=3, label=1),
+    ("pascalcontext_layers", "PASCALContextSegDataLayer"): _images(500, 500, data=3, label=1),
+    ("siftflow_layers", "SIFTFlowSegDataLayer"): _images(256, 256, data=3, sem=1, geo=1),
+    ("nyud_layers", "NYUDSegDataLayer"): _nyud,
+    # BVLC Caffe's examples
+    ("pascal_multilabel_datalayers", "PascalMultilabelDataLayerSync"): _multilabel,
+    ("pyloss", "EuclideanLossLayer"): _euclidean,
+    # ENet
+    ("spatial_dropout", "SpatialDropoutLayer"): _spatial_dropout,
+}
+
+
+# -- code that is allowed to run -------------------------------------------------------------------
+
+
+class Blob:
+    """What the code of a layer is given for a bottom, a top or a param, with pycaffe's names."""
+
+    def __init__(self, host: CodeHost, shape: tuple[int, ...]) -> None:
+        self._host = host
+        self.data: Array = host.zeros(shape)
+        self._diff: Array | None = None
+
+    @property
+    def diff(self) -> Array:
+        """The gradient, zero until somebody sets it."""
+        if self._diff is None or self._diff.shape != self.data.shape:
+            self._diff = self._host.zeros(self.data.shape)
+        return self._diff
+
+    @diff.setter
+    def diff(self, value: Array | None) -> None:
+        self._diff = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        found: tuple[int, ...] = tuple(self.data.shape)
+        return found
+
+    @property
+    def count(self) -> int:
+        """The number of values."""
+        return BlobType(self.shape).count
+
+    def _axis(self, index: int) -> int:
+        return (*self.shape, 1, 1, 1, 1)[index]
+
+    num = property(lambda self: self._axis(0), doc="The size of axis 0, 1 where there is none.")
+    channels = property(lambda self: self._axis(1), doc="The size of axis 1.")
+    height = property(lambda self: self._axis(2), doc="The size of axis 2.")
+    width = property(lambda self: self._axis(3), doc="The size of axis 3.")
+
+    def reshape(self, *shape: int) -> None:
+        """Take another shape; the values are then zero."""
+        wanted = tuple(int(n) for n in shape)
+        if wanted != self.shape:
+            self.data = self._host.zeros(wanted)
+
+
+class Blobs(list[Blob]):
+    """The params of a layer: `self.blobs.add_blob(3, 4)` in its `setup` adds one."""
+
+    def __init__(self, host: CodeHost) -> None:
+        super().__init__()
+        self._host = host
+
+    def add_blob(self, *shape: int) -> None:
+        """Add a param of that shape, at zero."""
+        self.append(Blob(self._host, tuple(int(n) for n in shape)))
+
+
+class _Code:
+    """The object of a layer's class, made at the first look at its shapes."""
+
+    def __init__(self, host: CodeHost, text: Python) -> None:
+        self.host = host
+        self._text = text
+        self._object: Any = None
+
+    def shape(self, bottoms: list[Blob], tops: list[Blob]) -> None:
+        """Set the tops' shapes, as Caffe does before each forward pass."""
+        if self._object is None:
+            found = self.host.load(self._text.module, self._text.layer)
+            made = found.__new__(found)
+            made.param_str = made.param_str_ = self._text.param_str
+            made.type, made.phase = self._text.type, self._text.phase.value
+            made.blobs = Blobs(self.host)
+            self.host.run(made.setup, bottoms, tops)
+            self._object = made
+        self.host.run(self._object.reshape, bottoms, tops)
+
+    @property
+    def params(self) -> list[Blob]:
+        """The layer's own params."""
+        found: list[Blob] = self._object.blobs
+        return found
+
+    def run(self, name: str, *arguments: object) -> None:
+        """Run `forward` or `backward`."""
+        self.host.run(getattr(self._object, name), *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Given(Filler):
+    """The values that a layer's `setup` gave a param."""
+
+    values: Array = None
+
+    def draw(self, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
+        return xp.asarray(self.values, dtype="float32").copy()
+
+
+@dataclass(frozen=True)
+class PythonCode(Layer):
+    """A Python layer that is allowed to run."""
+
+    text: Python
+    code: _Code = field(compare=False, repr=False)
+
+    type: ClassVar[str] = "Python"
+    bottoms: ClassVar[Arity] = at_least(0)
+    tops: ClassVar[Arity] = at_least(0)
+
+    def _blobs(self, n: int) -> list[Blob]:
+        return [Blob(self.code.host, ()) for _ in range(n)]
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        below = [Blob(self.code.host, bottom.shape) for bottom in bottoms]
+        tops = self._blobs(len(self.text.top))
+        self.code.shape(below, tops)
+        return Signature(
+            tuple(BlobType(top.shape) for top in tops),
+            tuple(ParamType(p.shape, Given(values=p.data.copy())) for p in self.code.params),
+        )
+
+    def _given(self, arrays: tuple[Array, ...]) -> list[Blob]:
+        blobs = self._blobs(len(arrays))
+        for blob, array in zip(blobs, arrays, strict=True):
+            blob.data = array
+        return blobs
+
+    def _set_params(self, arrays: tuple[Array, ...]) -> None:
+        for blob, array in zip(self.code.params, arrays, strict=True):
+            blob.data = array
+            blob.diff = None
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        tops = self._given(call.out) if call.out else self._blobs(len(self.text.top))
+        below = self._given(call.bottoms)
+        self._set_params(call.params)
+        self.code.shape(below, tops)
+        self.code.run("forward", below, tops)
+        for index, (top, out) in enumerate(zip(tops, call.out, strict=False)):
+            if top.shape != out.shape:
+                raise Refusal(
+                    f"the layer has changed the shape of top {index}",
+                    expected=f"shape {BlobType(out.shape)}, which the net was built for",
+                    got=f"shape {BlobType(top.shape)}",
+                    hint="the shapes of a net are fixed: give the tops their largest shape",
+                )
+        return tuple(top.data for top in tops)
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        tops, below = self._given(call.tops), self._given(call.bottoms)
+        self._set_params(call.params)
+        for top, diff in zip(tops, call.top_diffs, strict=True):
+            top.diff = diff.copy()
+        self.code.run("backward", tops, list(call.wants_bottoms), below)
+        pairs = (
+            zip(below, call.wants_bottoms, strict=True),
+            zip(self.code.params, call.wants_params, strict=True),
+        )
+        return Gradients(*(tuple(b.diff if w else None for b, w in pair) for pair in pairs))
