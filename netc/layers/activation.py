@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from netc.layers.fillers import Filler
@@ -24,6 +24,7 @@ from netc.layers.types import (
     Layer,
     OnnxBuilder,
     ParamType,
+    Part,
     Phase,
     Reads,
     Refusal,
@@ -569,12 +570,21 @@ class Threshold(Elementwise):
 class Dropout(Elementwise):
     """TRAIN: an element becomes 0 with probability dropout_ratio, else x / (1 - dropout_ratio).
 
-    TEST: y = x. The mean over many passes is the same in both phases.
-    Source: Srivastava et al., JMLR 2014, in the form that scales while training.
+    TEST: y = x, or, with SegNet's `sample_weights_test`, as in TRAIN, so that several passes show
+    how sure the net is. The mean over many passes is the same in both phases.
+    Source: Srivastava et al., JMLR 2014, in the form that scales while training; sampling in the
+    TEST phase, Kendall, Badrinarayanan and Cipolla, "Bayesian SegNet", 2015.
     """
 
     dropout_ratio: float = 0.5
+    sample_weights_test: bool = False
     phase: Phase = Phase.TRAIN
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        """Return the layer of phase TRAIN where the text wants it in phase TEST."""
+        if self.sample_weights_test and self.phase is Phase.TEST:
+            return (Part("", replace(self, phase=Phase.TRAIN), ("$b0",), ("$t0",)),)
+        return None
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
@@ -610,6 +620,11 @@ class Dropout(Elementwise):
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
+        if self.sample_weights_test:
+            raise g.refuse(
+                "dropout that is random in the TEST phase has no values to prove a model by",
+                hint="without sample_weights_test the model gives the mean of the samples",
+            )
         return (bottoms[0],)
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:

@@ -240,14 +240,44 @@ class SoftmaxWithLoss(ProbabilityLoss):
     Shapes: scores (N, K, ...), labels (N, ...) -> loss (), and if asked for the probabilities
     (N, K, ...). Probabilities are floored at the smallest float32 before the log; the gradient is
     that without the floor, as in Caffe. Caffe 1.0 declares the second top but cannot run with it.
+
+    SegNet's `weight_by_label_freqs` multiplies the cost of each label by the one of K
+    `class_weighting` that belongs to it; the divisor still counts labels.
     """
 
     engine: Engine = Engine.DEFAULT
+    weight_by_label_freqs: bool | None = None
+    class_weighting: tuple[float, ...] = ()
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        signature = super().infer(*bottoms)
+        classes = bottoms[0].shape[class_axis(bottoms[0], self.axis)]
+        if self.weight_by_label_freqs and len(self.class_weighting) != classes:
+            raise Refusal(
+                "the number of class weights is not that of the classes",
+                expected=f"{classes} class_weighting values, scores of shape {bottoms[0]}",
+                got=len(self.class_weighting),
+                setting="class_weighting",
+            )
+        if self.class_weighting and self.weight_by_label_freqs is None:
+            raise Refusal(
+                "class_weighting is set, but weight_by_label_freqs is not",
+                expected="weight_by_label_freqs: true, or false to leave the weights unused",
+                got=f"{len(self.class_weighting)} class_weighting values",
+                setting="class_weighting",
+            )
+        return signature
+
+    def _label_weights(self, xp: ArrayNamespace, index: Array, like: Array) -> Array:
+        """Return the class weight of each label, in the shape of `index`."""
+        return xp.asarray(self.class_weighting, like.dtype)[xp.maximum(index, 0)]
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp = call.xp
         prob, index = self._probabilities(call)
         costs = -xp.log(xp.maximum(prob[_at_labels(xp, index)], FLT_MIN))
+        if self.weight_by_label_freqs:
+            costs *= self._label_weights(xp, index, costs)
         return self._tops(call, costs, index)
 
     def backward_reads(self) -> Reads:
@@ -256,6 +286,8 @@ class SoftmaxWithLoss(ProbabilityLoss):
     def backward(self, call: BackwardCall) -> Gradients:
         prob, index = call.kept
         weight = self._weight(call)
+        if self.weight_by_label_freqs:
+            weight = weight * self._label_weights(call.xp, index, prob)[:, None, :]
         dx = prob.reshape(ScoreShape.of(prob.shape, self.axis).sizes) * weight
         dx[_at_labels(call.xp, index)] -= weight if weight.ndim == 0 else weight[:, 0, :]
         return self._gradients(call, dx)
@@ -272,6 +304,8 @@ class SoftmaxWithLoss(ProbabilityLoss):
         prob = g.op("Softmax", x, axis=axis)
         at_label = g.op("GatherElements", prob, index, axis=axis)
         costs = g.op("Neg", g.op("Log", g.op("Max", at_label, g.constant(FLT_MIN))))
+        if self.weight_by_label_freqs:
+            costs = g.op("Mul", costs, g.op("Gather", g.constant(self.class_weighting), index))
         inner = BlobType(x.shape).span(axis + 1)
         return (self.lower_average(g, costs, counts, inner), prob)[: self._n_tops]
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netc.errors import NetcError
 from netc.layers.activation import (
     BNLL,
     ELU,
@@ -287,6 +288,18 @@ def test_dropout_keeps_the_mean(ratio: float) -> None:
     # The gradient goes where the values went.
     dx = run.backward([np.full_like(x, 3)]).bottoms[0]
     np.testing.assert_array_equal(dx, 3 * y)
+
+
+def test_dropout_can_sample_in_the_test_phase() -> None:
+    assert Dropout(sample_weights_test=True).expand() is None
+    assert Dropout(phase=Phase.TEST).expand() is None
+    [part] = Dropout(0.3, sample_weights_test=True, phase=Phase.TEST).expand() or ()
+    assert part.layer == Dropout(0.3, sample_weights_test=True, phase=Phase.TRAIN)
+    x = smooth(3, 40)
+    y = forward(part.layer, [x]).tops[0]
+    np.testing.assert_allclose(np.unique(np.round(y / x, 6)), [0, 1 / 0.7], rtol=1e-5)
+    with pytest.raises(NetcError, match="random"):
+        check_lowering(part.layer, [x])
 
 
 def test_dropout_draws_from_the_generator_it_is_given() -> None:

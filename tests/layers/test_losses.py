@@ -180,6 +180,39 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "label" top:
 """
 
 
+@pytest.mark.parametrize("options", [{}, {"ignore_label": 1}, {"normalize": False}])
+def test_class_weights_multiply_the_costs_of_their_labels(options: dict[str, Any]) -> None:
+    x = smooth(2, 3, 4)
+    labels = np.array([[0.0, 1, 2, 2], [1, 1, 0, 2]])
+    weights = (0.5, 2.0, 3.0)
+    layer = SoftmaxWithLoss(weight_by_label_freqs=True, class_weighting=weights, **options)
+    run = check_layer(layer, [x, labels])
+    total, counted = 0.0, 0
+    for n, i in np.ndindex(2, 4):
+        label = int(labels[n, i])
+        if label != options.get("ignore_label"):
+            scores = np.exp(x[n, :, i])
+            total -= weights[label] * math.log(scores[label] / scores.sum())
+            counted += 1
+    divisor = 2 if options.get("normalize") is False else counted
+    assert value(run) == pytest.approx(total / divisor)
+    check_lowering(layer, [x, labels])
+
+
+def test_class_weights_count_only_where_the_text_says_so() -> None:
+    x, labels = smooth(2, 3), np.array([0.0, 2])
+    off = SoftmaxWithLoss(weight_by_label_freqs=False, class_weighting=(1.0, 2.0))
+    assert value(forward(off, [x, labels])) == value(forward(SoftmaxWithLoss(), [x, labels]))
+    for layer in (
+        SoftmaxWithLoss(class_weighting=(1.0, 2.0, 3.0)),
+        SoftmaxWithLoss(weight_by_label_freqs=True, class_weighting=(1.0, 2.0)),
+        SoftmaxWithLoss(weight_by_label_freqs=True),
+    ):
+        with pytest.raises(Refusal) as caught:
+            forward(layer, [x, labels])
+        assert caught.value.setting == "class_weighting"
+
+
 # -- InfogainLoss ----------------------------------------------------------------------------------
 
 
