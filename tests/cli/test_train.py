@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -9,7 +10,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +175,10 @@ def test_a_diverging_run_names_the_layer(folder: Path, netc: Netc) -> None:
 # -- signals ---------------------------------------------------------------------------------------
 
 
-def process(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run netc beside this process; it is killed when it takes too long, and in the end."""
+    run = subprocess.Popen(
         # Nets as small as these are run fastest without threads.
         [sys.executable, "-m", "netc", "train", "-backend", "reference", *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -181,6 +186,14 @@ def process(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    watch = threading.Timer(PATIENCE, run.kill)
+    watch.start()
+    try:
+        yield run
+    finally:
+        watch.cancel()
+        run.kill()
+        run.communicate()
 
 
 def started(run: subprocess.Popen[str]) -> str:
@@ -196,45 +209,47 @@ def started(run: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_with_a_snapshot(sent: signal.Signals, folder: Path) -> None:
-    run = process("-solver", solver(max_iter=10**9, test_interval=10**6))
-    started(run)
-    run.send_signal(sent)
-    out, err = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 0
-    assert f"netc: {sent.name}: stopping after this iteration" in err
-    assert "Optimization stopped early." in err
-    match = re.match(r"stopped at iteration (\d+) of 1000000000\n", out)
-    assert match
-    assert (folder / f"run_iter_{match[1]}.solverstate").exists()
-    assert f"-snapshot run_iter_{match[1]}.solverstate" in out
+    with process("-solver", solver(max_iter=10**9, test_interval=10**6)) as run:
+        started(run)
+        run.send_signal(sent)
+        out, err = run.communicate()
+        assert run.returncode == 0
+        assert f"netc: {sent.name}: stopping after this iteration" in err
+        assert "Optimization stopped early." in err
+        match = re.match(r"stopped at iteration (\d+) of 1000000000\n", out)
+        assert match
+        assert (folder / f"run_iter_{match[1]}.solverstate").exists()
+        assert f"-snapshot run_iter_{match[1]}.solverstate" in out
 
 
 def test_hanging_up_leaves_a_snapshot_and_goes_on(folder: Path) -> None:
-    run = process("-solver", solver(max_iter=10**9, test_interval=10**6), "-sighup_effect=snapshot")
-    started(run)
-    run.send_signal(signal.SIGHUP)
-    assert run.stderr
-    for line in run.stderr:
-        if "Snapshotting solver state" in line:
-            break
-    assert run.poll() is None
-    run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 0, err
+    with process(
+        "-solver", solver(max_iter=10**9, test_interval=10**6), "-sighup_effect=snapshot"
+    ) as run:
+        started(run)
+        run.send_signal(signal.SIGHUP)
+        assert run.stderr
+        for line in run.stderr:
+            if "Snapshotting solver state" in line:
+                break
+        assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate()
+        assert run.returncode == 0, err
 
 
 def test_an_effect_of_none_ignores_the_signal(folder: Path) -> None:
     flags = ("-sigint_effect", "none", "-sighup_effect", "none")
-    run = process("-solver", solver(max_iter=10**9, test_interval=10**6), *flags)
-    started(run)
-    run.send_signal(signal.SIGINT)
-    run.send_signal(signal.SIGHUP)
-    assert run.stderr
-    assert all(run.stderr.readline() for _ in range(50)), "it goes on"
-    assert run.poll() is None
-    run.send_signal(signal.SIGTERM)
-    run.communicate(timeout=PATIENCE)
-    assert run.returncode == 0
+    with process("-solver", solver(max_iter=10**9, test_interval=10**6), *flags) as run:
+        started(run)
+        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGHUP)
+        assert run.stderr
+        assert all(run.stderr.readline() for _ in range(50)), "it goes on"
+        assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        run.communicate()
+        assert run.returncode == 0
 
 
 # -- the progress row ------------------------------------------------------------------------------
