@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from netc.errors import Problem, Problems, nearest
-from netc.schema import Source, bind_fields, netc_pb2
+from netc.schema import Source, bind_fields, chooses_implementation, netc_pb2
 
 
 class SnapshotFormat(enum.Enum):
@@ -67,14 +68,21 @@ _POLICY_SETTINGS: dict[str, tuple[str, ...]] = {
     "poly": ("power", "max_iter"),
     "sigmoid": ("gamma", "stepsize"),
 }
+# Fields of a solver that are no settings of its loop: which nets, in which state, on which device.
+_READ_ELSEWHERE = frozenset(
+    [
+        *("net", "net_param", "train_net", "train_net_param", "test_net", "test_net_param"),
+        *("train_state", "test_state", "solver_mode", "device_id", "layer_wise_reduce"),
+    ]
+)
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
 
 def read_settings(source: Source[netc_pb2.SolverParameter]) -> SolverSettings:
     """Bind and check a solver file; raises one NetcError with all that is wrong with it."""
-    settings, _ = bind_fields(SolverSettings, [source.message])
+    settings, unread = bind_fields(SolverSettings, [source.message], span=source.span)
     assert isinstance(settings, SolverSettings)
-    _Check(source, settings).run()
+    _Check(source, settings).run([path[0] for path in unread])
     return settings
 
 
@@ -84,8 +92,19 @@ class _Check:
         self.settings = settings
         self.problems = Problems()
 
-    def run(self) -> None:
+    def run(self, unread: Sequence[str]) -> None:
         s = self.settings
+        for name in unread:
+            # These are fields of forks: of Caffe's, all are read.
+            known = name in _READ_ELSEWHERE or chooses_implementation(self.source.message, [name])
+            if not known:
+                self._add(
+                    name,
+                    f"field '{name}' of the solver is set, but not read",
+                    "what BVLC Caffe's solver knows",
+                    name,
+                    "a fork's solver has it; delete it to train without",
+                )
         self._require("base_lr", "base_lr: 0.01")
         self._require("max_iter", "max_iter: 10000")
         self._check_policy()
