@@ -210,14 +210,19 @@ def _facts(cls: type[Layer]) -> Iterator[str]:
         yield "refuses a top with the name of its bottom"
     if cls.view:
         yield "moves no memory"
-    if cls.expand is not Layer.expand:
+    if _is_small_net(cls):
         yield "a small net of other types"
     elif not cls.reads_data and not cls.fed and cls.backward is Layer.backward:
         yield "no gradient passes"
 
 
+def _is_small_net(cls: type[Layer]) -> bool:
+    # With rules of its own besides, it is one for some settings only.
+    return cls.expand is not Layer.expand and cls.forward is Layer.forward
+
+
 def _onnx(cls: type[Layer]) -> str:
-    if cls.expand is not Layer.expand:
+    if _is_small_net(cls):
         return "as the types it is made of"
     operators = onnx_operators(cls)
     if operators is None:
