@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,23 @@ def test_onnx(case: str) -> None:
             "selu dropout, TEST": ["Identity"],
         }[case]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("ReLU6", ReLU6()), ("HardSwish", HSwish()), ("Mish", Mish()), ("Selu", SeLu())],
+)
+def test_opencv_gives_the_same(name: str, layer: Layer) -> None:
+    dims = " ".join(f"dim: {n}" for n in (2, 3, 4, 5))
+    text = f"""
+        layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }}
+        layer {{ name: "y" type: "{name}" bottom: "x" top: "y" }}
+    """
+    net = cv2.dnn.readNetFromCaffe(np.frombuffer(text.encode(), np.uint8))
+    x = (8 * distinct(2, 3, 4, 5)).astype(np.float32)
+    net.setInput(x, "x")
+    # OpenCV computes exponentials with fewer digits.
+    np.testing.assert_allclose(forward(layer, [x]).tops[0], net.forward("y"), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [Mish(), GELU(), GELU(Approximation.TANH), HSwish(), SeLu()])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from netc.layers.rearrange import Flip, ShuffleChannel
 from netc.layers.types import BlobType, Refusal
-from tests.support.layer_harness import check_layer, smooth
+from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
 
@@ -25,6 +26,21 @@ def test_shuffle(n: int, group: int, per_group: int, sizes: list[int]) -> None:
     for channel in range(x.shape[1]):
         hand, card = divmod(channel, per_group)
         np.testing.assert_array_equal(run.tops[0][:, card * group + hand], x[:, channel])
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 6])
+def test_opencv_shuffles_the_same_way(group: int) -> None:
+    text = f"""
+        layer {{ name: "x" type: "Input" top: "x"
+          input_param {{ shape {{ dim: 2 dim: 6 dim: 3 dim: 2 }} }} }}
+        layer {{ name: "y" type: "ShuffleChannel" bottom: "x" top: "y"
+          shuffle_channel_param {{ group: {group} }} }}
+    """
+    net = cv2.dnn.readNetFromCaffe(np.frombuffer(text.encode(), np.uint8))
+    x = smooth(2, 6, 3, 2).astype(np.float32)
+    net.setInput(x, "x")
+    found = forward(ShuffleChannel(group), [x]).tops[0]
+    np.testing.assert_array_equal(found, net.forward("y"))
 
 
 @settings(max_examples=20)
