@@ -7,9 +7,12 @@ the momentum of the past.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +23,27 @@ from netc.train.policy import learning_rate
 from netc.train.settings import SolverSettings
 
 Blob = NDArray[np.float32]
+
+# Elements that are updated at a time: gradient, param and history fit into a core's cache together.
+PIECE = 1 << 15
+# From here on the pieces are shared out among threads; below, starting them takes longer.
+PIECES_WORTH_THREADS = 16
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="netc-update")
+
+
+def _with_our_state(call: Callable[[int], None]) -> Callable[[int], None]:
+    """Return the call for another thread, with what this one does about overflow and the like."""
+    state = np.geterr()
+
+    def run(start: int) -> None:
+        with np.errstate(**state):
+            call(start)
+
+    return run
 
 
 class UpdateRule(ABC):
@@ -63,18 +87,41 @@ class UpdateRule(ABC):
                 if not self.settings.weight_decay * param.decay_mult:
                     continue
                 diff = np.zeros_like(data[i])
+            self._apply_to_param(i, param, np.float32(local_rate), data[i], diff, iteration)
+
+    def _apply_to_param(
+        self, i: int, param: Param, rate: np.float32, data: Blob, diff: Blob, iteration: int
+    ) -> None:
+        """Update one param, a piece at a time, so that all operations find it in the cache.
+
+        Every operation is elementwise: the pieces change no number.
+        """
+        slots = [self.history[slot * len(self.params) + i] for slot in range(self.slots)]
+        assert data.flags.c_contiguous and diff.flags.c_contiguous, "a piece would be a copy"
+        arrays = [array.reshape(-1) for array in (data, diff, *slots)]
+
+        def piece(start: int) -> None:
+            values, gradient, *past = (array[start : start + PIECE] for array in arrays)
             if self.settings.iter_size > 1:
-                diff *= np.float32(1 / self.settings.iter_size)
-            self._decay(param, data[i], diff)
-            self.update(i, np.float32(local_rate), diff, iteration)
-            data[i] -= diff
+                gradient *= np.float32(1 / self.settings.iter_size)
+            self._decay(param, values, gradient)
+            self.update(past, rate, gradient, iteration)
+            values -= gradient
+
+        starts = range(0, diff.size, PIECE)
+        if len(starts) < PIECES_WORTH_THREADS:
+            for start in starts:
+                piece(start)
+            return
+        for _ in _threads().map(_with_our_state(piece), starts):
+            pass
 
     @abstractmethod
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
-        """Turn the gradient of param i into what is subtracted from it, in place."""
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+        """Turn a piece of a gradient into what is subtracted from the param, in place.
 
-    def _slot(self, i: int, slot: int = 0) -> Blob:
-        return self.history[slot * len(self.params) + i]
+        `past` is that piece of the history, a blob for each slot.
+        """
 
     def _clip(self, diffs: Sequence[Blob | None]) -> None:
         """Scale all gradients when their joint L2 norm exceeds clip_gradients. Pascanu et al..
@@ -101,8 +148,8 @@ class SGD(UpdateRule):
 
     rate_in_history = True
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
-        history = self._slot(i)
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+        (history,) = past
         history *= np.float32(self.settings.momentum)
         history += rate * diff
         diff[...] = history
@@ -116,9 +163,9 @@ class Nesterov(UpdateRule):
 
     rate_in_history = True
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
         momentum = np.float32(self.settings.momentum)
-        history = self._slot(i)
+        (history,) = past
         previous = history.copy()
         history *= momentum
         history += rate * diff
@@ -128,8 +175,8 @@ class Nesterov(UpdateRule):
 class AdaGrad(UpdateRule):
     """h += g^2; w -= rate g / (sqrt(h) + delta). Duchi et al., JMLR 2011."""
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
-        history = self._slot(i)
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+        (history,) = past
         history += diff * diff
         diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
 
@@ -140,9 +187,9 @@ class RMSProp(UpdateRule):
     2012.
     """
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
         decay = np.float32(self.settings.rms_decay)
-        history = self._slot(i)
+        (history,) = past
         history *= decay
         history += (1 - decay) * diff * diff
         diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
@@ -156,10 +203,10 @@ class AdaDelta(UpdateRule):
 
     slots = 2
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
         momentum = np.float32(self.settings.momentum)
         delta = np.float32(self.settings.delta)
-        gradients, updates = self._slot(i), self._slot(i, 1)
+        gradients, updates = past
         gradients *= momentum
         gradients += (1 - momentum) * diff * diff
         diff *= np.sqrt((updates + delta) / (gradients + delta))
@@ -173,9 +220,9 @@ class Adam(UpdateRule):
 
     slots = 2
 
-    def update(self, i: int, rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
         beta1, beta2 = self.settings.momentum, self.settings.momentum2
-        mean, square = self._slot(i), self._slot(i, 1)
+        mean, square = past
         mean *= np.float32(beta1)
         mean += np.float32(1 - beta1) * diff
         square *= np.float32(beta2)
