@@ -6,7 +6,7 @@ These are training, pycaffe and the command line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,22 +45,33 @@ def shaped(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     assume: bool = False,
+    leave_open: bool = False,
     host: CodeHost | None = None,
 ) -> Graph:
     """Return the shaped graph of a net in a state.
 
     Data sources are opened to learn their shapes. With `assume` the graph is for looking at: where
     data is absent its shapes are those in `shapes`, else what the settings suggest, and the notes
-    say so. An upgrade of the text is noted too. `host` allows the code of Python layers to run.
+    say so. Where nothing tells them that is an error, or with `leave_open` a note: the graph then
+    lacks the layers that would need them. An upgrade of the text is noted too. `host` allows the
+    code of Python layers to run.
     """
-    look = partial(_probe_or_assume, shapes or {}) if assume else probe
+    look = partial(_probe_or_assume, shapes or {}, leave_open) if assume else probe
     graph = build(source, state, probe=look, shapes=shapes, host=host)
     upgrades = tuple(f"{source.file}: {change}" for change in source.upgraded)
     return replace(graph, notes=upgrades + graph.notes)
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The answer for data of which nothing tells the shape."""
+
+    assumed: str
+    types: None = None
+
+
 def _probe_or_assume(
-    shapes: Mapping[str, Sequence[int]], layer: Layer, span: Span | None
+    shapes: Mapping[str, Sequence[int]], leave_open: bool, layer: Layer, span: Span | None
 ) -> Probed:
     """Probe a layer's data; where there is none, take its items for what `shapes` says."""
     try:
@@ -74,6 +85,8 @@ def _probe_or_assume(
             types = tuple(BlobType(tuple(shapes[name][1:])) for name in layer.top[:n_needed])
             return Item(types, f"{absent.what}: its shape is the one given")
         example = " ".join(f"-shape {name}=..." for name in layer.top[:n_needed])
+        if leave_open:
+            return _Open(f"{absent.what}: shapes behind it are not checked ({example} tells them)")
         raise DataAbsent(
             absent.what,
             expected=absent.expected,

@@ -130,7 +130,9 @@ class _FileCheck:
             tops = {top for layer in layers if not layer.bottom for top in layer.top}
             self.blobs |= tops
             given = {name: shape for name, shape in self.shapes.items() if name in tops}
-            graph = self._attempt(partial(shaped, source, state, shapes=given, assume=True))
+            graph = self._attempt(
+                partial(shaped, source, state, shapes=given, assume=True, leave_open=True)
+            )
             if graph is None:
                 continue
             self.notes += graph.notes

@@ -149,8 +149,13 @@ def test_old_forms_are_noted_even_where_there_are_mistakes(folder: Path) -> None
 def test_shapes_for_absent_data(folder: Path) -> None:
     spoil("net.prototxt", 'source: "db"', 'source: "away"', count=2)
     (report,) = check(["net.prototxt"])
-    assert len(report.problems) == 2
-    assert all("-shape data=..." in problem.hint for problem in report.problems)
+    assert not report.problems
+    assert all("-shape data=... tells them" in note for note in report.notes)
+    # What does not depend on shapes is checked all the same.
+    spoil("net.prototxt", "kernel_size", "kernle_size")
+    (report,) = check(["net.prototxt"])
+    assert "did you mean 'kernel_size'?" in report.problems[0].hint
+    spoil("net.prototxt", "kernle_size", "kernel_size")
     (report,) = check(["net.prototxt"], shapes={"data": (7, 3, 8, 8)})
     assert not report.problems
     assert len(report.notes) == 2

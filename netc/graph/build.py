@@ -74,8 +74,12 @@ class Probed(Protocol):
     """
 
     @property
-    def types(self) -> tuple[BlobType, ...]:
-        """One type per blob of an item, batch axis left out."""
+    def types(self) -> tuple[BlobType, ...] | None:
+        """One type per blob of an item, batch axis left out; None where nothing tells them.
+
+        The layers behind such a source are then bound, but have no shapes and no place in the
+        graph.
+        """
         ...
 
     @property
@@ -85,6 +89,10 @@ class Probed(Protocol):
 
 
 Probe = Callable[[Layer, Span | None], Probed]
+
+
+class _UnshapedError(Exception):
+    """Nothing tells the shape of a layer's data."""
 
 
 def net_state(
@@ -183,6 +191,9 @@ class _Builder:
             if not self.state.includes(message):
                 return
             self._add_included(index, message)
+        except _UnshapedError:
+            for name in message.top:
+                self.current[name] = None
         except NetcError as error:
             self.problems.add(error.at(span, label))
             for name in message.top:
@@ -373,6 +384,8 @@ class _Builder:
             item = self.probe(layer, span)
             if item.assumed:
                 self.notes.append(f"{span}: {item.assumed}")
+            if item.types is None:
+                raise _UnshapedError
             signature = layer.infer(*item.types)
         else:
             signature = layer.infer(*bottoms)
