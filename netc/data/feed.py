@@ -17,12 +17,14 @@ from netc.data.blob import BlobSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
+from netc.data.pair_list import PairSource
 from netc.data.rows import RowSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.errors import NetcError, Span, fail
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.python import PythonData
+from netc.layers.segdata import DenseImageData, ImageSegData
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 
 #: Batches read ahead by the types whose text does not say how many; the schema's default for Data.
@@ -33,6 +35,8 @@ _SOURCES: dict[type[Layer], Any] = {
     Data: DatumSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,
+    DenseImageData: PairSource,
+    ImageSegData: PairSource,
     BlobFile: BlobSource,
     PythonData: CodeSource,
 }

@@ -1,4 +1,4 @@
-"""The ImageData layer's source: image files named by a list, one `path label` per line."""
+"""Image files named by a list; as the ImageData layer's source, one `path label` per line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from netc.data.images import ImageSource, assume_image, decode, resize
 from netc.data.source import Batch, Item, Opening, locate, locate_setting
 from netc.errors import NetcError, Problem, Problems, Span, fail
 from netc.layers.data import ImageData
+from netc.layers.segdata import PairReader
 
 # More digits than a label of 32 bits can have are no label.
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,10}")
@@ -83,30 +84,15 @@ def _bad_line(file: Path, number: int, text: bytes) -> Problem:
     )
 
 
-class ImageListSource(ImageSource):
-    """The images that a list names, in its order or, shuffled, in another one for every pass."""
+class FileListSource(ImageSource):
+    """Images that a list names, in its order or, shuffled, in another one for every pass."""
 
-    def __init__(self, layer: ImageData, opening: Opening) -> None:
-        """Read the list; DataAbsent when it is missing."""
-        self._list = read_list(locate_setting(layer.source, opening, "source", "image list"))
+    def __init__(self, layer: ImageData | PairReader, opening: Opening, listed: ImageList) -> None:
+        self._list = listed
         self._root = layer.root_folder
         self._settings = layer
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        super().__init__(layer, opening, len(self._list.paths))
-
-    @staticmethod
-    def assume(layer: ImageData, opening: Opening) -> Item | None:
-        """Return what the settings tell about images that are absent."""
-        channels = 3 if layer.is_color else 1
-        return assume_image(layer, opening, channels, layer.new_height, layer.new_width)
-
-    def load(self, position: int, count: int, reuse: Batch) -> Batch:
-        """Return the batch that begins at a position."""
-        indices = [self._index(position + i) for i in range(count)]
-        batch = self._transform_each(lambda i: self._read(indices[i]), position, count, reuse)
-        if len(batch) > 1:
-            batch[1][:] = self._list.labels[indices]
-        return batch
+        super().__init__(layer, opening, len(listed.paths))
 
     def _index(self, position: int) -> int:
         """Return the place in the list of the item at a position."""
@@ -122,7 +108,14 @@ class ImageListSource(ImageSource):
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         """Return an image (C, H, W) of the list, resized."""
-        name = self._root + self._list.paths[index]
+        image = self._decoded(self._list.paths[index], index, self._settings.is_color)
+        if self._settings.new_height:
+            image = resize(image, self._settings.new_height, self._settings.new_width)
+        return image
+
+    def _decoded(self, path: str, index: int, color: bool) -> NDArray[np.uint8]:
+        """Return the image (C, H, W) that is called `path` in line `index` of the list."""
+        name = self._root + path
         span = self._list.span(index)
         # The net names the root folder; a path without one is named by the list.
         try:
@@ -139,7 +132,7 @@ class ImageListSource(ImageSource):
             raise fail(
                 "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"
             ) from error
-        image = decode(data, self._settings.is_color)
+        image = decode(data, color)
         if image is None:
             raise fail(
                 "the image cannot be decoded",
@@ -147,8 +140,6 @@ class ImageListSource(ImageSource):
                 expected="JPEG, PNG or another format that OpenCV reads",
                 got=f"'{file}', {len(data)} bytes",
             )
-        if self._settings.new_height:
-            image = resize(image, self._settings.new_height, self._settings.new_width)
         return image
 
     def _name(self, position: int) -> str:
@@ -158,3 +149,26 @@ class ImageListSource(ImageSource):
         return self._list.span(self._index(position))
 
     _resize_hint = "set new_height and new_width in image_data_param, or use batch_size: 1"
+
+
+class ImageListSource(FileListSource):
+    """The images that a list names, with a label each."""
+
+    def __init__(self, layer: ImageData, opening: Opening) -> None:
+        """Read the list; DataAbsent when it is missing."""
+        file = locate_setting(layer.source, opening, "source", "image list")
+        super().__init__(layer, opening, read_list(file))
+
+    @staticmethod
+    def assume(layer: ImageData, opening: Opening) -> Item | None:
+        """Return what the settings tell about images that are absent."""
+        channels = 3 if layer.is_color else 1
+        return assume_image(layer, opening, channels, layer.new_height, layer.new_width)
+
+    def load(self, position: int, count: int, reuse: Batch) -> Batch:
+        """Return the batch that begins at a position."""
+        indices = [self._index(position + i) for i in range(count)]
+        batch = self._transform_each(lambda i: self._read(indices[i]), position, count, reuse)
+        if len(batch) > 1:
+            batch[1][:] = self._list.labels[indices]
+        return batch

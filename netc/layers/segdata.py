@@ -1,0 +1,218 @@
+"""Layers that read images with a label for each pixel. The reading is done in `netc.data`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from netc.layers.data import ImageReader, TransformParam
+from netc.layers.registry import layer
+from netc.layers.types import Arity, BlobType, Refusal, Signature, between
+
+
+@dataclass(frozen=True)
+class PairReader(ImageReader):
+    """Base of the types whose lists name two files per line: an image and its labels.
+
+    What is done to the geometry of an image (resizing, mirror, crop) is done to its labels too, to
+    the nearest label instead of by interpolation; their values stay as they are.
+
+    Shapes: image (C, H, W) -> tops (N, C, H, W), and labels (N, 1, H, W).
+    """
+
+    shuffle: bool = False
+    new_height: int = 0
+    new_width: int = 0
+    is_color: bool = True
+    root_folder: str = ""
+
+    def crop(self) -> tuple[int, int]:
+        """Return height and width of the part that is cut out, (0, 0) for all of it."""
+        raise NotImplementedError
+
+    def label_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of the labels of an image."""
+        return height, width
+
+    def check(self) -> None:
+        super().check()
+        self._check_both("new_height", self.new_height, "new_width", self.new_width)
+
+    def _check_both(self, first: str, one: int, second: str, other: int) -> None:
+        if (one > 0) != (other > 0):
+            raise Refusal(
+                f"{first if one else second} is set without {second if one else first}",
+                expected="both, or neither",
+                got=f"{first} {one}, {second} {other}",
+                setting=first if one else second,
+            )
+
+    def check_mean(self, image: BlobType) -> None:
+        """Refuse mean values that are not those of an image."""
+        TransformParam(mean_value=self.transform_param.mean_value).infer(image)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        image = bottoms[0]
+        self.check_mean(image)
+        crop = self.crop()
+        size = crop if any(crop) else (image.shape[1], image.shape[2])
+        n = self.batch_size
+        blobs = (
+            BlobType((n, image.shape[0], *size)),
+            BlobType((n, 1, *self.label_size(*size))),
+            BlobType((n, 1, 1, 2)),
+        )
+        return Signature(blobs[: len(self.top)])
+
+
+@layer("DenseImageData", "dense_image_data_param")
+@dataclass(frozen=True)
+class DenseImageData(PairReader):
+    """Images and labels from the files that a list names, one `image labels` per line.
+
+    Images are resized bilinearly to `new_height` and `new_width`, labels to these divided by
+    `label_divide_factor`, rounded down. Half of the pairs, at random, are mirrored with `mirror`;
+    `crop_height` and `crop_width` cut out a random part, in every phase. Of `transform_param` scale
+    and mean apply, to the images only. `root_folder` is put before each path as it is.
+
+    Source: the fork of SegNet; `label_divide_factor` is ENet's.
+    """
+
+    mirror: bool = False
+    crop_height: int = 0
+    crop_width: int = 0
+    label_divide_factor: int = 1
+
+    message: ClassVar[str] = "dense_image_data_param"
+
+    def crop(self) -> tuple[int, int]:
+        return self.crop_height, self.crop_width
+
+    def label_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.label_divide_factor, width // self.label_divide_factor
+
+    def check(self) -> None:
+        super().check()
+        self._check_both("crop_height", self.crop_height, "crop_width", self.crop_width)
+        for name in ("mirror", "crop_size"):
+            if getattr(self.transform_param, name):
+                raise Refusal(
+                    f"the {name} of transform_param would miss the labels",
+                    expected="mirror, crop_height and crop_width of dense_image_data_param",
+                    got=f"transform_param {{ {name} }}",
+                    setting=name,
+                )
+        if self.label_divide_factor < 1:
+            raise Refusal(
+                "label_divide_factor is not positive",
+                expected="label_divide_factor >= 1",
+                got=self.label_divide_factor,
+                setting="label_divide_factor",
+            )
+        if self.label_divide_factor > 1 and any(self.crop()):
+            raise Refusal(
+                "a part of smaller labels cannot be cut out",
+                expected="no crop, or label_divide_factor 1",
+                got=f"crop_height {self.crop_height}, crop_width {self.crop_width}, "
+                f"label_divide_factor {self.label_divide_factor}",
+                setting="label_divide_factor",
+            )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        signature = super().infer(*bottoms)
+        _, height, width = bottoms[0].shape
+        if self.crop_height > height or self.crop_width > width:
+            raise Refusal(
+                "the crop is larger than the images",
+                expected=f"crop_height <= {height} and crop_width <= {width}",
+                got=f"crop_height {self.crop_height}, crop_width {self.crop_width}",
+                setting="crop_height" if self.crop_height > height else "crop_width",
+            )
+        return signature
+
+
+class LabelType(enum.Enum):
+    """What the second word of a line is: not there, the label of all pixels, or a file."""
+
+    NONE = 0
+    IMAGE = 1
+    PIXEL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PairTransform(TransformParam):
+    """A `transform_param` of DeepLab's and PSPNet's forks.
+
+    `scale_factors`: the pair is first resized by one of them, at random. The crop may be given as
+    `crop_height` and `crop_width`. Where a pair is smaller than its crop it is filled up at the
+    bottom and on the right: images with the mean, which becomes 0, labels with `ignore_label`.
+    """
+
+    scale_factors: tuple[float, ...] = ()
+    crop_height: int = 0
+    crop_width: int = 0
+
+
+@layer("ImageSegData", "image_data_param")
+@dataclass(frozen=True)
+class ImageSegData(PairReader):
+    """Images and labels from the files that a list names, one `image labels` per line.
+
+    `label_type` says what `labels` is: the path of an image of labels (PIXEL), one number from
+    0 to 255 for all pixels (IMAGE), or nothing at all (NONE): then all labels are `ignore_label`.
+    The transformation is that of `PairTransform`; crops are random in phase TRAIN and in the middle
+    in phase TEST. A third top, (N, 1, 1, 2), takes height and width of each image before the
+    transformation, at most those of the first top. In the fork all three tops are needed.
+
+    Source: the forks of DeepLab (Chen et al., ICLR 2015) and PSPNet (Zhao et al., CVPR 2017). There
+    labels are brought to `new_height` and `new_width` by interpolation, which invents classes.
+    """
+
+    batch_size: int = 1
+    ignore_label: int = 255
+    label_type: LabelType = LabelType.IMAGE
+    transform_param: PairTransform = field(default_factory=PairTransform)
+
+    tops: ClassVar[Arity] = between(1, 3)
+    message: ClassVar[str] = "image_data_param"
+
+    def crop(self) -> tuple[int, int]:
+        param = self.transform_param
+        if param.crop_size:
+            return param.crop_size, param.crop_size
+        return param.crop_height, param.crop_width
+
+    def check(self) -> None:
+        super().check()
+        param = self.transform_param
+        self._check_both("crop_height", param.crop_height, "crop_width", param.crop_width)
+        if param.crop_size and param.crop_height:
+            raise Refusal(
+                "crop_size and crop_height, crop_width exclude each other",
+                expected="one of the two ways",
+                got=f"crop_size {param.crop_size}, crop_height {param.crop_height}",
+                setting="crop_size",
+            )
+        if param.mean_file:
+            raise Refusal(
+                "ImageSegData subtracts no mean image",
+                expected="mean_value",
+                got=f"mean_file '{param.mean_file}'",
+                setting="mean_file",
+            )
+        if any(factor <= 0 for factor in param.scale_factors):
+            raise Refusal(
+                "an image cannot be resized by this factor",
+                expected="scale_factors above 0",
+                got=f"{min(param.scale_factors):g}",
+                setting="scale_factors",
+            )
+        if not any(self.crop()) and any(factor != 1 for factor in param.scale_factors):
+            raise Refusal(
+                "images resized at random have no size of their own",
+                expected="crop_size, or crop_height and crop_width, besides scale_factors",
+                got="no crop",
+                setting="scale_factors",
+            )
