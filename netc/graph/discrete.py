@@ -8,10 +8,10 @@ from netc.graph.types import Graph, Node
 def discrete_blobs(graph: Graph) -> frozenset[str]:
     """Return the keys of the blobs that are read as whole numbers, as far as the net shows it.
 
-    For whoever makes up an input: a label of 0.37 is no label. Such a blob is a bottom that no
-    gradient flows into although the layer learns or has other bottoms (the labels of a loss, the
-    indices of an Embed, the flags of an LSTM), and whatever reaches only such bottoms, unchanged by
-    params.
+    For whoever makes up an input: a label of 0.37 is no label. Such a blob is a bottom of which its
+    layer says so (the labels of a loss, the flags of an LSTM), the first bottom of a layer that
+    learns although no gradient flows into it (the indices of an Embed), and whatever reaches only
+    such bottoms, unchanged by params.
     """
     found: set[str] = set()
     for node in reversed(graph.nodes):
@@ -23,6 +23,6 @@ def discrete_blobs(graph: Graph) -> frozenset[str]:
 
 
 def _reads_whole(node: Node, i: int) -> bool:
-    # A lone bottom without a gradient (ArgMax, Threshold) is still a measurement.
-    stops = not node.layer.gradient_bottoms(len(node.bottoms))[i]
-    return stops and (i > 0 or bool(node.params))
+    n = len(node.bottoms)
+    learns = bool(node.params) and not node.layer.gradient_bottoms(n)[i]
+    return learns or node.layer.whole_bottoms(n)[i]

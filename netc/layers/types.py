@@ -373,6 +373,14 @@ class Layer:
         """Say which bottoms a gradient can flow to."""
         return (True,) * n_bottoms
 
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        """Say which bottoms hold labels, indices or flags, for whoever makes up an input.
+
+        By default those that no gradient flows to, unless it is the first one.
+        """
+        flows = self.gradient_bottoms(n_bottoms)
+        return tuple(i > 0 and not flows[i] for i in range(n_bottoms))
+
     def backward(self, call: BackwardCall) -> Gradients:
         """Return the gradients for the bottoms and params that are wanted."""
         raise TypeError(f"layer type {self.type} lacks a backward rule")
