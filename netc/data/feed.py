@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netc.data.annotated import AnnotatedSource
 from netc.data.blob import BlobSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
 from netc.data.pair_list import PairSource
 from netc.data.rows import RowSource
+from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.errors import NetcError, Span, fail
+from netc.layers.annotated import AnnotatedData
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
+from netc.layers.evaluation import SizeFile
 from netc.layers.python import PythonData
 from netc.layers.segdata import DenseImageData, ImageSegData
 from netc.layers.types import BlobType, Layer, Phase, Refusal
@@ -33,11 +37,13 @@ PREFETCH = 4
 # Each type's reader. They agree in the methods of `Source` and in the way they are made.
 _SOURCES: dict[type[Layer], Any] = {
     Data: DatumSource,
+    AnnotatedData: AnnotatedSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,
     DenseImageData: PairSource,
     ImageSegData: PairSource,
     BlobFile: BlobSource,
+    SizeFile: SizeSource,
     PythonData: CodeSource,
 }
 

@@ -1,0 +1,336 @@
+"""The AnnotatedData layer's source: images with boxes in an LMDB of `AnnotatedDatum` messages."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from netc.data import augment
+from netc.data.datums import DatumSource
+from netc.data.images import assume_image
+from netc.data.source import Batch, Item, Opening, arrays_for
+from netc.data.transform import Windows
+from netc.errors import NetcError, fail
+from netc.layers.annotated import OBJECT, AnnotatedData
+from netc.layers.types import BlobType, Phase, Refusal
+from netc.schema import netc_pb2
+
+# Records that are looked at together when objects are counted.
+_AT_A_TIME = 1000
+# A number in 0..1 has as many steps as a float64 tells apart there.
+_STEPS = 1 << 53
+
+Objects = NDArray[np.float64]
+
+
+class AnnotatedSource(DatumSource):
+    """The records of an LMDB in key order, each image changed at random with its boxes."""
+
+    def __init__(self, layer: AnnotatedData, opening: Opening) -> None:
+        """Open the database; DataAbsent when it is missing or a LevelDB."""
+        super().__init__(layer, opening)
+        self._annotated = layer
+        self._param = layer.transform_param
+        self._random = opening.draws
+        self._training = opening.phase is Phase.TRAIN
+        try:
+            first = self._messages(0, 1)[0]
+        except BaseException:
+            self.close()
+            raise
+        #: Whether the second top holds boxes, not the labels of images.
+        self._boxed = layer.anno_type is not None or first.HasField("type")
+
+    @staticmethod
+    def assume(layer: AnnotatedData, opening: Opening) -> Item | None:  # type: ignore[override]
+        """Return what the settings tell about an absent database: one object for each image."""
+        color, resize = layer.decodes_color, layer.transform_param.resize_param
+        channels = None if color is None else 3 if color else 1
+        item: Item | None
+        if resize:
+            several = len(layer.transform_param.mean_value)
+            channels = channels or (several if several > 1 else 3)
+            image = BlobType((channels, resize.height, resize.width))
+            item = Item((image,), f"images of shape {image} are assumed, from resize_param")
+        else:
+            item = assume_image(layer, opening, channels, 0, 0)
+        if item is None:
+            return None
+        objects = ", and one object in each"
+        return Item((*item.types, BlobType((1, OBJECT))), item.assumed + objects)
+
+    def item(self) -> tuple[BlobType, ...]:
+        """Return the types of the first image, before its changes, and of the most objects."""
+        image = BlobType(self._image(0).shape)
+        self._param.infer(image)
+        self._transformer.infer(self._param.resized(image))
+        if not self._boxed or len(self._annotated.top) < 2:
+            return (image,)
+        return (image, BlobType((self._most, OBJECT)))
+
+    def load(self, position: int, count: int, reuse: Batch) -> Batch:
+        """Return the batch that begins at a position."""
+        messages = self._messages(position, count)
+        found: list[Objects] = [np.empty((0, OBJECT))] * count
+        first, found[0] = self._changed(messages[0], position)
+        batch = self._arrays(first, position, count, reuse)
+
+        def place(i: int) -> None:
+            image = first
+            if i:
+                image, found[i] = self._changed(messages[i], position + i)
+            found[i] = self._windowed(image, found[i], position + i, batch[0][i : i + 1])
+            found[i][:, 0] = i
+
+        self._decoders.run(place, count)
+        if len(batch) > 1:
+            if self._boxed:
+                rows = np.concatenate(found)
+                batch[1][...] = -1
+                batch[1][0, 0, : len(rows)] = rows
+            else:
+                batch[1][:] = [message.datum.label for message in messages]
+        return batch
+
+    # -- records -----------------------------------------------------------------------------------
+
+    def _messages(self, position: int, count: int) -> list[netc_pb2.AnnotatedDatum]:
+        found: list[netc_pb2.AnnotatedDatum] = []
+        try:
+            for record in self._records.read(position, count):
+                message = netc_pb2.AnnotatedDatum.FromString(record)
+                if not message.HasField("datum"):
+                    raise DecodeError("no datum")
+                found.append(message)
+        except DecodeError as error:
+            raise self._no_record(position + len(found)) from error
+        return found
+
+    def _no_record(self, position: int) -> NetcError:
+        return fail(
+            "a record of the database is not an AnnotatedDatum",
+            expected="a serialized AnnotatedDatum, as SSD's convert_annoset writes it",
+            got=self._name(position),
+            hint="a database of Datum messages is for a Data layer",
+        )
+
+    def _image(self, position: int) -> NDArray[Any]:
+        return self._decoded(self._messages(position, 1)[0].datum, position)
+
+    @cached_property
+    def _most(self) -> int:
+        """The largest number of objects that a record of the database has; at least 1."""
+        most = 1
+        for first in range(0, self.size, _AT_A_TIME):
+            records = self._records.read(first, min(_AT_A_TIME, self.size - first))
+            for index, record in enumerate(records):
+                try:
+                    most = max(most, count_objects(record))
+                except DecodeError as error:
+                    raise self._no_record(first + index) from error
+        return most
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def _numbers(self, purpose: str, position: int, count: int) -> NDArray[np.float64]:
+        """Return numbers in 0..1 for an item."""
+        items = position * count + np.arange(count)
+        return self._random.below(_STEPS, purpose, items) / _STEPS
+
+    def _changed(
+        self, message: netc_pb2.AnnotatedDatum, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        """Return an image (H, W, C) with its objects, ready for the window to be cut out."""
+        stored = self._decoded(message.datum, position)
+        try:
+            self._param.infer(BlobType(stored.shape))
+        except Refusal as refusal:
+            raise fail(
+                refusal.what,
+                expected=refusal.expected,
+                got=f"{refusal.got}; {self._name(position)}",
+                hint=refusal.hint,
+            ) from refusal
+        image = np.ascontiguousarray(stored.transpose(1, 2, 0))
+        objects = _objects_of(message)
+        param = self._param
+        if (param.distort_param or param.noise_param) and image.dtype != np.uint8:
+            raise fail(
+                "distort_param and noise_param change bytes, not other numbers",
+                expected="images of bytes",
+                got=f"{image.dtype} values, {self._name(position)}",
+            )
+        if param.distort_param:
+            numbers = self._numbers("distort", position, augment.DISTORT_NUMBERS)
+            image = augment.distort(image, param.distort_param, numbers)
+        image, objects = self._expanded(image, objects, position)
+        image, objects = self._sampled(image, objects, position)
+        if param.resize_param:
+            height, width = image.shape[:2]
+            boxes = augment.resized_boxes(objects[:, 3:7], param.resize_param, height, width)
+            objects[:, 3:7] = boxes
+            number = float(self._numbers("interpolation", position, 1)[0])
+            image = augment.resize(image, param.resize_param, number)
+        if param.noise_param:
+            image = augment.add_noise(
+                image,
+                param.noise_param,
+                lambda n: (
+                    self._numbers("noise column", position, n),
+                    self._numbers("noise row", position, n),
+                ),
+            )
+        return image, objects
+
+    def _expanded(
+        self, image: NDArray[Any], objects: Objects, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        param = self._param.expand_param
+        if not param:
+            return image, objects
+        numbers = self._numbers("expand", position, 4)
+        if numbers[0] > param.prob:
+            return image, objects
+        found = augment.expand(image, param.max_expand_ratio, self._param.mean_value, numbers[1:])
+        if found is None:
+            return image, objects
+        canvas, part = found
+        return canvas, self._projected(objects, part)
+
+    def _sampled(
+        self, image: NDArray[Any], objects: Objects, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        """Return one of the patches that the samplers find, the whole image if they find none."""
+        found = [
+            augment.patches(
+                sampler,
+                objects[:, 3:7],
+                self._numbers(f"sampler {index}", position, 4 * sampler.max_trials).reshape(-1, 4),
+            )
+            for index, sampler in enumerate(self._annotated.batch_sampler)
+            if sampler.use_original_image
+        ]
+        patches = np.concatenate(found) if found else np.empty((0, 4))
+        if not len(patches):
+            return image, objects
+        patch = patches[int(self._random.below(len(patches), "patch", position)[0])]
+        return augment.crop(image, patch), self._projected(objects, patch)
+
+    def _projected(self, objects: Objects, part: NDArray[np.float64]) -> Objects:
+        """Return the objects that belong to a part of the image, as fractions of it."""
+        boxes, remains = augment.project(objects[:, 3:7], part, self._param.emit_constraint)
+        objects = objects[remains]
+        objects[:, 3:7] = boxes[remains]
+        return objects
+
+    def _windowed(
+        self, image: NDArray[Any], objects: Objects, position: int, out: NDArray[np.float32]
+    ) -> Objects:
+        """Transform the window of an image into `out` (1, C, H, W); return its objects."""
+        height, width = image.shape[:2]
+        rows, columns = out.shape[2:]
+        if (
+            image.shape[2] != out.shape[1]
+            or min(height - rows, width - columns) < 0
+            or (not any(self._param.window) and (height, width) != (rows, columns))
+        ):
+            raise fail(
+                "the images of a batch differ in size",
+                expected=f"{BlobType((out.shape[1], rows, columns))}, as the others",
+                got=f"{BlobType((image.shape[2], height, width))}: {self._name(position)}",
+                hint="add resize_param { height: 300 width: 300 } to transform_param, "
+                "or use batch_size: 1",
+            )
+        top, left = (height - rows) // 2, (width - columns) // 2
+        if any(self._param.window) and self._training:
+            top = int(self._random.below(height - rows + 1, "crop top", position)[0])
+            left = int(self._random.below(width - columns + 1, "crop left", position)[0])
+        mirrored = self._param.mirror and bool(self._random.below(2, "mirror", position)[0])
+        windows = Windows(rows, columns, [top], [left], [mirrored], False)
+        self._transformer.one(image.transpose(2, 0, 1), windows, 0, out)
+        part = np.array([left, top, left + columns, top + rows], np.float64)
+        objects = self._projected(objects, part / np.array([width, height, width, height]))
+        boxes = objects[:, 3:7]
+        if mirrored:
+            boxes = augment.mirrored_boxes(boxes)
+        if self._param.resize_param:
+            boxes = augment.rescaled_boxes(boxes, self._param.resize_param, (rows, columns))
+        objects[:, 3:7] = boxes
+        return objects
+
+    def _arrays(self, image: NDArray[Any], position: int, count: int, reuse: Batch) -> Batch:
+        """Return arrays for a batch of images like this one, (H, W, C) and already resized."""
+        height, width, channels = image.shape
+        window = self._param.window
+        shapes: list[tuple[int, ...]] = [(count, channels, window[0] or height, window[1] or width)]
+        if len(self._annotated.top) > 1:
+            shapes.append((1, 1, count * self._most, OBJECT) if self._boxed else (count,))
+        return arrays_for(tuple(shapes), reuse)
+
+
+def _objects_of(message: netc_pb2.AnnotatedDatum) -> Objects:
+    """Return the objects of a record as rows; the image in the batch is still 0."""
+    rows = [
+        (
+            0.0,
+            group.group_label,
+            annotation.instance_id,
+            annotation.bbox.xmin,
+            annotation.bbox.ymin,
+            annotation.bbox.xmax,
+            annotation.bbox.ymax,
+            annotation.bbox.difficult,
+        )
+        for group in message.annotation_group
+        for annotation in group.annotation
+    ]
+    return np.array(rows, np.float64).reshape(-1, OBJECT)
+
+
+# Wire types of protobuf's encoding.
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+def count_objects(record: bytes | memoryview) -> int:
+    """Return the number of objects of a serialized AnnotatedDatum.
+
+    Its image, by far the largest part, is stepped over. Raises DecodeError for what is no message.
+    """
+    group_number = netc_pb2.AnnotatedDatum.ANNOTATION_GROUP_FIELD_NUMBER
+    at, count = 0, 0
+    while at < len(record):
+        tag, at = _varint(record, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            _, at = _varint(record, at)
+            continue
+        if kind == _LENGTH:
+            length, at = _varint(record, at)
+        elif kind in (_FIXED64, _FIXED32):
+            length = 8 if kind == _FIXED64 else 4
+        else:
+            raise DecodeError(f"wire type {kind}")
+        if at + length > len(record):
+            raise DecodeError("the record is cut off")
+        if kind == _LENGTH and number == group_number:
+            group = netc_pb2.AnnotationGroup.FromString(bytes(record[at : at + length]))
+            count += len(group.annotation)
+        at += length
+    return count
+
+
+def _varint(record: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Return the number that begins at a place, and the place behind it."""
+    value = shift = 0
+    while at < len(record) and shift < 64:
+        byte = record[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise DecodeError("the record is cut off")

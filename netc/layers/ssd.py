@@ -1,0 +1,644 @@
+"""Single shot detectors: priors, and the objects that are found from them.
+
+A prior is a box at a fixed place of the image. For each prior a net predicts four numbers, from
+which a box is decoded (the location), and a score for each class (the confidence). Boxes are in
+fractions of the image. Source: Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016; numbers
+and corner cases are those of the fork of Caffe that the paper was written with.
+
+Objects come as rows of 8 values: image, class, instance, xmin, ymin, xmax, ymax, difficult.
+Detections go as rows of 7: image, class, score, xmin, ymin, xmax, ymax. In both an image of -1
+marks a row without content: blobs here have a fixed shape, however many objects there are. A row of
+zeros, such as inputs start with, has no content either.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from netc.layers.annotated import AnnotatedTransform, ResizeParam
+from netc.layers.boxes import (
+    CodeType,
+    decode,
+    lower_decode,
+    lower_halves,
+    suppress,
+)
+from netc.layers.registry import layer
+from netc.layers.types import (
+    Arity,
+    Array,
+    ArrayNamespace,
+    BlobType,
+    ForwardCall,
+    Layer,
+    OnnxBuilder,
+    Refusal,
+    Signature,
+    Value,
+    between,
+)
+
+# The values of one detection: image, class, score, xmin, ymin, xmax, ymax.
+DETECTION = 7
+# The largest float32. A score must be above its negative to count at all.
+FLT_MAX = 3.4028235e38
+# Aspect ratios that differ by less are one; overlaps that are not above it are none.
+ALIKE = 1e-6
+
+
+@layer("PriorBox", "prior_box_param")
+@dataclass(frozen=True)
+class PriorBox(Layer):
+    """Boxes of several sizes and shapes around each position of a feature map.
+
+    For each `min_size`: a square of that size; with max_size, a square of sqrt(min * max); and for
+    each `aspect_ratio` r but 1 a box of min * sqrt(r) by min / sqrt(r), with `flip` also that of
+    1 / r. Position (y, x) lies at ((x + offset) * step_w, (y + offset) * step_h). Sizes and steps
+    are pixels of the image; sizes are cut down to whole ones, as in the fork. Without `step` the
+    positions cover the image evenly. The image is bottom 1, or of `img_size`. With `clip` boxes end
+    at its border.
+
+    Shapes: feature map (N, C, H, W), image (N, C', H', W') -> top (1, 2, H * W * boxes * 4): the
+    boxes, and for each of their numbers the `variance` (one for all, or one for each of the four).
+    """
+
+    min_size: tuple[float, ...] = ()
+    max_size: tuple[float, ...] = ()
+    aspect_ratio: tuple[float, ...] = ()
+    flip: bool = True
+    clip: bool = False
+    variance: tuple[float, ...] = ()
+    img_size: int | None = None
+    img_h: int | None = None
+    img_w: int | None = None
+    step: float | None = None
+    step_h: float | None = None
+    step_w: float | None = None
+    offset: float = 0.5
+
+    bottoms: ClassVar[Arity] = between(1, 2)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self._check()
+        self._image(bottoms)
+        self._pair("step", self.step, self.step_h, self.step_w)
+        features = bottoms[0]
+        if features.axes != 4:
+            raise Refusal(
+                "the first bottom is not a feature map",
+                expected="shape (N, C, H, W)",
+                got=f"shape {features}",
+                setting="bottom",
+            )
+        count = features.span(2) * len(self._boxes()) * 4
+        if not count:
+            raise Refusal(
+                "the feature map has no positions",
+                expected="H and W above 0",
+                got=f"shape {features}",
+                setting="bottom",
+            )
+        return Signature((BlobType((1, 2, count)),))
+
+    def _check(self) -> None:
+        if not self.min_size:
+            raise Refusal(
+                "min_size is missing",
+                expected="one min_size or more, in pixels",
+                got="none",
+                hint="add prior_box_param { min_size: 30 }",
+                setting="min_size",
+            )
+        for name in ("min_size", "aspect_ratio", "variance"):
+            for index, value in enumerate(getattr(self, name)):
+                if not value > 0:
+                    raise Refusal(
+                        f"{name} is not above 0",
+                        expected=f"{name} > 0",
+                        got=f"{name} {value:g}",
+                        setting=f"{name}.{index}",
+                    )
+        if self.max_size and len(self.max_size) != len(self.min_size):
+            raise Refusal(
+                "the numbers of min_size and max_size differ",
+                expected=f"{len(self.min_size)} max_size, one for each min_size, or none",
+                got=f"{len(self.max_size)} max_size",
+                setting="max_size",
+            )
+        for index, (low, high) in enumerate(zip(self.min_size, self.max_size, strict=False)):
+            if high <= low:
+                raise Refusal(
+                    "a max_size is not above its min_size",
+                    expected=f"max_size > {low:g}",
+                    got=f"min_size {low:g}, max_size {high:g}",
+                    setting=f"max_size.{index}",
+                )
+        if len(self.variance) not in (0, 1, 4):
+            raise Refusal(
+                "the number of variances is wrong",
+                expected="1 for all, or 4: for xmin, ymin, xmax, ymax",
+                got=len(self.variance),
+                setting="variance",
+            )
+
+    @staticmethod
+    def _pair(
+        name: str, both: float | None, high: float | None, wide: float | None
+    ) -> tuple[float, float] | None:
+        """Return what a setting and its twins for height and width say; None for nothing."""
+        stem = name.removesuffix("_size")
+        if high is None and wide is None:
+            if both is None:
+                return None
+            high = wide = both
+        elif both is not None:
+            raise Refusal(
+                f"{name} and {stem}_h or {stem}_w are both set",
+                expected=f"{name}, or both of {stem}_h and {stem}_w",
+                got=f"{name} {both:g}, {stem}_h {high or 0:g}, {stem}_w {wide or 0:g}",
+                setting=name,
+            )
+        if not ((high or 0) > 0 and (wide or 0) > 0):
+            raise Refusal(
+                f"{name} is not above 0 in height and width",
+                expected=f"{name} > 0, or both of {stem}_h > 0 and {stem}_w > 0",
+                got=f"height {high or 0:g}, width {wide or 0:g}",
+                setting=name if both is not None else f"{stem}_h",
+            )
+        assert high is not None
+        assert wide is not None
+        return high, wide
+
+    def _image(self, bottoms: tuple[BlobType, ...]) -> tuple[float, float]:
+        """Return height and width of the image."""
+        given = self._pair("img_size", self.img_size, self.img_h, self.img_w)
+        if given:
+            return given
+        if len(bottoms) < 2 or bottoms[1].axes != 4 or not bottoms[1].span(2):
+            raise Refusal(
+                "the size of the image is not known",
+                expected="the image (N, C, H, W) as second bottom, or img_size",
+                got=f"second bottom of shape {bottoms[1]}" if len(bottoms) > 1 else "1 bottom",
+                hint="add the blob of the images as second bottom",
+                setting="bottom",
+            )
+        return bottoms[1].shape[2], bottoms[1].shape[3]
+
+    def _boxes(self) -> list[tuple[float, float]]:
+        """Return width and height of the boxes at each position, in pixels."""
+        ratios = [1.0]
+        for ratio in self.aspect_ratio:
+            if all(abs(ratio - known) >= ALIKE for known in ratios):
+                ratios += [ratio, 1 / ratio] if self.flip else [ratio]
+        found = []
+        for index, size in enumerate(map(int, self.min_size)):
+            found.append((float(size), float(size)))
+            if self.max_size:
+                middle = math.sqrt(size * int(self.max_size[index]))
+                found.append((middle, middle))
+            found += [(size * math.sqrt(r), size / math.sqrt(r)) for r in ratios[1:]]
+        return found
+
+    def _table(self, xp: ArrayNamespace, bottoms: tuple[BlobType, ...]) -> Array:
+        """Return the top in float64."""
+        rows, columns = bottoms[0].shape[2:]
+        height, width = self._image(bottoms)
+        step_h, step_w = self._pair("step", self.step, self.step_h, self.step_w) or (
+            height / rows,
+            width / columns,
+        )
+        boxes = self._boxes()
+        table = xp.empty((2, rows, columns, len(boxes), 4), dtype="float64")
+        x = ((xp.arange(columns) + self.offset) * step_w)[None, :, None]
+        y = ((xp.arange(rows) + self.offset) * step_h)[:, None, None]
+        wide, high = (xp.asarray(side, dtype="float64") / 2 for side in zip(*boxes, strict=True))
+        table[0, ..., 0] = (x - wide) / width
+        table[0, ..., 1] = (y - high) / height
+        table[0, ..., 2] = (x + wide) / width
+        table[0, ..., 3] = (y + high) / height
+        if self.clip:
+            table[0] = xp.clip(table[0], 0, 1)
+        table[1] = xp.asarray(self.variance or (0.1,), dtype="float64")
+        return table.reshape(1, 2, -1)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        shapes = tuple(BlobType(bottom.shape) for bottom in call.bottoms)
+        return (self._table(call.xp, shapes).astype(call.bottoms[0].dtype),)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        return (g.constant(self._table(g.xp, tuple(BlobType(b.shape) for b in bottoms))),)
+
+
+@dataclass(frozen=True, slots=True)
+class NmsParam:
+    """An `nms_param` message: of boxes that overlap more than the threshold only the best stays.
+
+    Only the `top_k` best boxes are looked at, all if it is not set or negative. With `eta` below 1
+    the threshold, while above 0.5, is multiplied by it whenever a box stays.
+    """
+
+    nms_threshold: float = 0.3
+    top_k: int | None = None
+    eta: float = 1.0
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that mean nothing."""
+        if self.nms_threshold < 0:
+            raise Refusal(
+                "nms_threshold is negative",
+                expected="nms_threshold >= 0",
+                got=f"nms_threshold {self.nms_threshold:g}",
+                setting="nms_param",
+            )
+        if not 0 < self.eta <= 1:
+            raise Refusal(
+                "eta is out of range",
+                expected="0 < eta <= 1",
+                got=f"eta {self.eta:g}",
+                setting="nms_param",
+            )
+        if self.top_k == 0:
+            raise Refusal(
+                "top_k 0 leaves no box",
+                expected="top_k > 0, or -1 for all boxes",
+                got="top_k 0",
+                setting="nms_param",
+            )
+
+    def looked_at(self, boxes: int) -> int:
+        """Return how many of the boxes are looked at."""
+        return boxes if self.top_k is None or self.top_k < 0 else min(self.top_k, boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOutputParam:
+    """A `save_output_param` message: files that the fork writes its detections to."""
+
+    output_directory: str = ""
+    output_name_prefix: str = ""
+    output_format: str = ""
+    label_map_file: str = ""
+    name_size_file: str = ""
+    num_test_image: int = 0
+    resize_param: ResizeParam | None = None
+
+
+def check_predictions(
+    bottoms: tuple[BlobType, ...], classes: int | None, share_location: bool, message: str
+) -> tuple[int, int]:
+    """Refuse locations, confidences and priors that do not match; return classes and priors."""
+    if not classes:
+        raise Refusal(
+            "num_classes is missing",
+            expected="num_classes > 0",
+            got="none" if classes is None else classes,
+            hint=f"add {message} {{ num_classes: 21 }}; the background is a class too",
+            setting="num_classes",
+        )
+    location, confidence, priors = bottoms[:3]
+    for name, blob in (("location", location), ("confidence", confidence)):
+        if blob.axes < 2:
+            raise Refusal(
+                f"the {name} predictions are not one row for each image",
+                expected="shape (N, values)",
+                got=f"shape {blob}",
+                setting="bottom",
+            )
+    if priors.axes < 3 or priors.shape[:2] != (1, 2) or priors.span(2) % 4:
+        raise Refusal(
+            "the third bottom does not hold priors",
+            expected="shape (1, 2, 4 * priors), as PriorBox makes it",
+            got=f"shape {priors}",
+            setting="bottom",
+        )
+    if location.shape[0] != confidence.shape[0]:
+        raise Refusal(
+            "location and confidence are predicted for different numbers of images",
+            expected=f"a first axis of {location.shape[0]} in both",
+            got=f"shapes {location} and {confidence}",
+            setting="bottom",
+        )
+    n_priors = priors.span(2) // 4
+    per_prior = 4 if share_location else 4 * classes
+    for name, blob, wanted in (
+        ("location", location, per_prior),
+        ("confidence", confidence, classes),
+    ):
+        if blob.span(1) != n_priors * wanted:
+            raise Refusal(
+                f"the number of {name} predictions does not match the number of priors",
+                expected=f"{n_priors * wanted} for each image: {wanted} for each of "
+                f"{n_priors} priors",
+                got=f"{blob.span(1)}, shape {blob}",
+                hint="compare num_output of the prediction layers with the boxes that their "
+                "PriorBox layer makes at each position, and num_classes",
+                setting="bottom",
+            )
+    return classes, n_priors
+
+
+def split_priors(xp: ArrayNamespace, bottom: Array, code: CodeType) -> tuple[Array, Array]:
+    """Return the priors and their variances, each (priors, 4)."""
+    boxes, variances = bottom.reshape(2, -1, 4)
+    if code is not CodeType.CORNER:
+        empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        if bool(empty.any()):
+            index = int(xp.argmax(empty))
+            corners = ", ".join(f"{float(v):g}" for v in boxes[index])
+            raise Refusal(
+                f"{int(empty.sum())} of {len(boxes)} priors have no area",
+                expected=f"xmin < xmax and ymin < ymax, in which code_type {code.name} measures",
+                got=f"prior {index}: {corners}",
+                hint="clip leaves nothing of a prior outside the image: compare the sizes and "
+                "steps of PriorBox with the image",
+            )
+    return boxes, variances
+
+
+def with_content(xp: ArrayNamespace, rows: Array) -> Array:
+    """Return the rows of objects or detections that are some."""
+    # An input that nobody has set holds zeros.
+    return rows[(xp.trunc(rows[:, 0]) != -1) & (rows != 0).any(axis=1)]
+
+
+def check_classes(
+    xp: ArrayNamespace, labels: Array, classes: int, background: int, what: str
+) -> None:
+    """Refuse a class (a truncated number) that is the background's or that there is not."""
+    wrong = ~((labels >= 0) & (labels < classes)) | (labels == background)
+    if bool(wrong.any()):
+        value = float(labels[int(xp.argmax(wrong))])
+        others = int(wrong.sum()) - 1
+        raise Refusal(
+            f"{what} has class {value:g}" + (", the background's" if value == background else ""),
+            expected=f"a class of 0..{classes - 1} other than {background}, the background",
+            got=f"class {value:g}" + (f", and {others} more like it" if others else ""),
+            hint="check the label map that the data was made with, and num_classes",
+            setting="bottom",
+        )
+
+
+@layer("DetectionOutput", "detection_output_param")
+@dataclass(frozen=True)
+class DetectionOutput(Layer):
+    """Objects from predictions: boxes are decoded, and of those that overlap the best is kept.
+
+    For each image and each class but the background: the boxes with a score above
+    `confidence_threshold`, of these the `nms_param.top_k` best, of these the ones that non-maximum
+    suppression leaves; then, if `keep_top_k` is not negative, the best of all classes together.
+    Locations are four numbers for each prior, or with `share_location: false` for each class of
+    each prior; `code_type` says how they tell a box, and they are multiplied with the variances of
+    the priors unless `variance_encoded_in_target`.
+
+    Shapes: locations (N, 4 * priors), confidences (N, classes * priors), priors (1, 2, 4 * priors),
+    if wanted the images -> top (1, 1, R, 7): image, class, score, xmin, ymin, xmax, ymax in the
+    order of image, class and falling score. R is the largest number there can be, N * keep_top_k as
+    a rule; rows that are left over hold -1. (The fork's top has as many rows as it needs. A caller
+    that can follow passes an empty `call.out` and gets that: with nothing found one row for each
+    image, with -1 for all but its number.) Equal scores: the lower class and prior come first.
+
+    `save_output_param` and `visualize`, by which the fork writes files and opens windows, do
+    nothing here, nor does the fourth bottom, the images to draw on.
+    """
+
+    num_classes: int | None = None
+    share_location: bool = True
+    background_label_id: int = 0
+    nms_param: NmsParam = field(default_factory=NmsParam)
+    save_output_param: SaveOutputParam | None = None
+    code_type: CodeType = CodeType.CORNER
+    variance_encoded_in_target: bool = False
+    keep_top_k: int = -1
+    confidence_threshold: float | None = None
+    visualize: bool = False
+    visualize_threshold: float | None = None
+    save_file: str = ""
+    transform_param: AnnotatedTransform | None = None
+
+    bottoms: ClassVar[Arity] = between(3, 4)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        classes, n_priors = check_predictions(
+            bottoms, self.num_classes, self.share_location, "detection_output_param"
+        )
+        self.nms_param.check()
+        if not self._labels(classes):
+            raise Refusal(
+                "there is no class but the background",
+                expected="num_classes > 1, or background_label_id: -1",
+                got=f"num_classes {classes}, background_label_id {self.background_label_id}",
+                setting="num_classes",
+            )
+        if self.keep_top_k == 0:
+            raise Refusal(
+                "keep_top_k 0 keeps no box",
+                expected="keep_top_k > 0, or -1 for all boxes",
+                got="keep_top_k 0",
+                setting="keep_top_k",
+            )
+        rows = bottoms[0].shape[0] * self._per_image(classes, n_priors)
+        return Signature((BlobType((1, 1, rows, DETECTION)),))
+
+    def _labels(self, classes: int) -> list[int]:
+        """Return the classes that are looked for."""
+        return [label for label in range(classes) if label != self.background_label_id]
+
+    def _per_image(self, classes: int, n_priors: int) -> int:
+        """Return how many boxes an image can have at most."""
+        most = len(self._labels(classes)) * self.nms_param.looked_at(n_priors)
+        return most if self.keep_top_k < 0 else min(self.keep_top_k, most)
+
+    @property
+    def _threshold(self) -> float:
+        return -FLT_MAX if self.confidence_threshold is None else self.confidence_threshold
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (location, confidence) = call.xp, call.bottoms[:2]
+        priors, variances = split_priors(xp, call.bottoms[2], self.code_type)
+        n, n_priors, classes = len(location), len(priors), self.num_classes or 1
+        labels = xp.asarray(self._labels(classes))
+        boxes = self._decoded(xp, location.reshape(n, n_priors, -1, 4), priors, variances)
+        scores = confidence.reshape(n, n_priors, classes)[:, :, labels].transpose(0, 2, 1)
+        scores = xp.where(scores > self._threshold, scores, -xp.inf)
+        # Only as many of the best as have a score at all.
+        counts = (scores > -xp.inf).sum(axis=2)
+        k = min(self.nms_param.looked_at(n_priors), int(counts.max()) if n else 0)
+        order = xp.argsort(-scores, axis=2, kind="stable")[:, :, :k]
+        scores = xp.take_along_axis(scores, order, axis=2)
+        which = 0 if self.share_location else labels[None, :, None]
+        boxes = boxes[xp.arange(n)[:, None, None], which, order]
+        stays = suppress(
+            xp,
+            boxes.reshape(n * len(labels), k, 4),
+            (scores > -xp.inf).reshape(n * len(labels), k),
+            self.nms_param.nms_threshold,
+            self.nms_param.eta,
+        ).reshape(scores.shape)
+        if self.keep_top_k >= 0:
+            stays = self._best(xp, scores, stays)
+        image, label, rank = xp.nonzero(stays)
+        rows = xp.empty((len(image), DETECTION), dtype=location.dtype)
+        rows[:, 0] = image
+        rows[:, 1] = labels[label]
+        rows[:, 2] = scores[image, label, rank]
+        rows[:, 3:] = boxes[image, label, rank]
+        return (self._placed(call, rows, n),)
+
+    def _decoded(
+        self, xp: ArrayNamespace, numbers: Array, priors: Array, variances: Array
+    ) -> Array:
+        """Return the boxes (N, 1 or classes, priors, 4)."""
+        if not self.variance_encoded_in_target:
+            numbers = numbers * variances[:, None]
+        return decode(xp, numbers, priors[:, None], self.code_type).swapaxes(1, 2)
+
+    def _best(self, xp: ArrayNamespace, scores: Array, stays: Array) -> Array:
+        """Return which boxes are among the `keep_top_k` best of their image."""
+        flat = xp.where(stays, scores, -xp.inf).reshape(len(scores), scores[0].size)
+        best = xp.argsort(-flat, axis=1, kind="stable")[:, : self.keep_top_k]
+        chosen = xp.zeros(flat.shape, bool)
+        chosen[xp.arange(len(flat))[:, None], best] = True
+        return stays & chosen.reshape(stays.shape)
+
+    @staticmethod
+    def _placed(call: ForwardCall, rows: Array, images: int) -> Array:
+        """Return the top with these rows."""
+        xp = call.xp
+        if call.out:
+            top = call.out[0]
+            top[...] = -1
+            top[0, 0, : len(rows)] = rows
+            return top
+        if not len(rows):
+            rows = xp.full((images, DETECTION), -1, dtype=rows.dtype)
+            rows[:, 0] = xp.arange(images)
+        return rows[None, None]
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        if self.nms_param.eta < 1 and self.nms_param.nms_threshold > 0.5:
+            raise g.refuse(
+                "a threshold that changes with each box has no ONNX form",
+                hint="nms_param { eta: 1 } keeps the threshold",
+            )
+        n, classes = bottoms[0].shape[0], self.num_classes or 1
+        n_priors = BlobType(bottoms[2].shape).span(2) // 4
+        labels = self._labels(classes)
+        k = self.nms_param.looked_at(n_priors)
+        rows = n * len(labels)
+        # The k best of each class, sorted: all that follows counts in these.
+        scores = g.op("Transpose", g.reshape(bottoms[1], (n, n_priors, classes)), perm=[0, 2, 1])
+        scores = g.op("Gather", scores, g.constant(labels, "int64"), axis=1)
+        scores, order = g.op("TopK", scores, g.constant([k], "int64"), outputs=2, axis=2)
+        boxes = self._lower_sorted(g, bottoms, order, labels)
+        boxes, scores = g.reshape(boxes, (rows, k, 4)), g.reshape(scores, (rows, 1, k))
+        stays = self._lower_suppress(g, boxes, scores)
+        return (self._lower_rows(g, boxes, scores, stays, labels),)
+
+    def _lower_sorted(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], order: Value, labels: list[int]
+    ) -> Value:
+        """Return the decoded boxes (N, classes, k, 4) in the order of their scores."""
+        n, count, k = order.shape
+        n_priors = BlobType(bottoms[2].shape).span(2) // 4
+        per_prior = BlobType(bottoms[0].shape).span(1) // (4 * n_priors)
+        numbers = g.reshape(bottoms[0], (n, n_priors, per_prior, 4))
+        table = g.reshape(bottoms[2], (2, n_priors, 1, 4))
+        priors, variances = (
+            g.op("Gather", table, g.constant(part, "int64"), axis=0) for part in (0, 1)
+        )
+        if not self.variance_encoded_in_target:
+            numbers = g.op("Mul", numbers, variances)
+        boxes = lower_decode(g, numbers, priors, self.code_type)
+        if self.share_location:
+            boxes = g.reshape(boxes, (n, n_priors, 4))
+            found = g.op("GatherND", boxes, g.reshape(order, (n, count * k, 1)), batch_dims=1)
+            return g.reshape(found, (n, count, k, 4))
+        boxes = g.op("Transpose", boxes, perm=[0, 2, 1, 3])
+        boxes = g.op("Gather", boxes, g.constant(labels, "int64"), axis=1)
+        sorted_boxes: Value = g.op(
+            "GatherND", boxes, g.reshape(order, (n, count, k, 1)), batch_dims=2
+        )
+        return sorted_boxes
+
+    def _lower_suppress(self, g: OnnxBuilder, boxes: Value, scores: Value) -> Value:
+        """Return which boxes (rows, k, 4) stay: bools (rows, k)."""
+        rows, k = boxes.shape[:2]
+        if self.code_type is not CodeType.CENTER_SIZE:
+            # The operator would put the ends of a box in order; here such a box has no area.
+            low, high = lower_halves(g, boxes)
+            boxes = g.op("Concat", low, g.op("Max", low, high), axis=2)
+        chosen = g.op(
+            "NonMaxSuppression",
+            boxes,
+            scores,
+            g.constant([k], "int64"),
+            g.constant([min(self.nms_param.nms_threshold, 1.0)]),
+            g.constant([self._threshold]),
+        )
+        places = g.op("Gather", chosen, g.constant([0, 2], "int64"), axis=1)
+        ones = g.op("Gather", chosen, g.constant(1, "int64"), axis=1)  # zeros: the only class
+        ones = g.op("Add", ones, g.constant(1, "int64"))
+        none = g.op("Expand", g.constant(0, "int64"), g.constant([rows, k], "int64"))
+        return g.cast(g.op("ScatterND", none, places, ones), "bool")
+
+    def _lower_rows(
+        self, g: OnnxBuilder, boxes: Value, scores: Value, stays: Value, labels: list[int]
+    ) -> Value:
+        """Return the top, given boxes (rows, k, 4), scores (rows, 1, k) and which of them stay."""
+        rows, k = stays.shape
+        n, in_image = rows // len(labels), len(labels) * k
+        total = rows * k
+        nothing = g.constant(total, "int64")
+        places = g.constant(g.xp.arange(total).reshape(n, in_image), "int64")
+        places = g.op("Where", g.reshape(stays, (n, in_image)), places, nothing)
+        if 0 <= self.keep_top_k < in_image:
+            kept = g.op(
+                "Where",
+                g.reshape(stays, (n, in_image)),
+                g.reshape(scores, (n, in_image)),
+                g.constant(-FLT_MAX),
+            )
+            most = g.constant([self.keep_top_k], "int64")
+            _, best = g.op("TopK", kept, most, outputs=2, axis=1)
+            places = g.op("GatherElements", places, best, axis=1)
+        # Places count by image, class and rank; those without a box come last.
+        count = BlobType(places.shape).count
+        places, _ = g.op(
+            "TopK",
+            g.reshape(places, (count,)),
+            g.constant([count], "int64"),
+            outputs=2,
+            axis=0,
+            largest=0,
+        )
+        used = g.reshape(g.op("Less", places, nothing), (count, 1))
+        places = g.op("Min", places, g.constant(total - 1, "int64"))
+        image = g.op("Div", places, g.constant(in_image, "int64"))
+        row = g.op("Div", places, g.constant(k, "int64"))
+        label = g.op("Gather", g.constant(labels * n, "int64"), row, axis=0)
+        columns = [g.cast(g.reshape(column, (count, 1)), "float32") for column in (image, label)]
+        columns.append(g.op("Gather", g.reshape(scores, (total, 1)), places, axis=0))
+        columns.append(g.op("Gather", g.reshape(boxes, (total, 4)), places, axis=0))
+        found = g.op("Where", used, g.op("Concat", *columns, axis=1), g.constant(-1.0))
+        return g.reshape(found, (1, 1, count, DETECTION))
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return 2 * bottoms[0].count
