@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from netc.backends.base import Binding, Job, Prepared, Terms
-from netc.backends.cpu.kernel import Kernel, Scratch, move, positive, same_layout
+from netc.backends.cpu.kernel import Impossible, Kernel, Scratch, move, positive, same_layout
 from netc.layers.activation import Dropout
 from netc.layers.types import Array, Phase
 
@@ -17,6 +17,8 @@ class DropoutKernel(Kernel):
         layer = job.node.layer
         assert isinstance(layer, Dropout)
         positive(job.bottoms[0])
+        if not layer.scale_train:
+            raise Impossible("scale_train: false")
         self._test = layer.phase is Phase.TEST
         self._desc, layout = same_layout(job)
         self._ratio = np.float32(layer.dropout_ratio)
