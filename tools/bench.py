@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,7 @@ NETS: dict[str, tuple[int, ...]] = {
     "vgg16": (4, 3, 224, 224),
 }
 PEERS = ("nchw", "channels_last")
+PAUSE = 0.05  # seconds
 LEARNING_RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4
 
 
@@ -252,8 +252,18 @@ def work(args: argparse.Namespace) -> None:
         begin = time.perf_counter()
         step()
         print(1000 * (time.perf_counter() - begin), flush=True)
-    # ru_maxrss is in kilobytes on Linux.
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+    print(peak_memory(), flush=True)
+
+
+def peak_memory() -> float:
+    """Return this process's peak resident memory in MiB.
+
+    Not `getrusage`: its number starts from that of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("this system does not tell the peak memory of a process")
 
 
 class Worker:
@@ -310,6 +320,8 @@ def compare(net: str, args: argparse.Namespace) -> dict[str, Any]:
             workers[form].say(description)
     for number in range(args.warmup + args.steps):
         for worker in workers.values():
+            # The threads of the one before still spin for a while.
+            time.sleep(PAUSE)
             worker.step(number >= args.warmup)
     peaks = {name: worker.end() for name, worker in workers.items()}
     medians = {name: statistics.median(worker.times) for name, worker in workers.items()}
