@@ -571,12 +571,14 @@ class Dropout(Elementwise):
     """TRAIN: an element becomes 0 with probability dropout_ratio, else x / (1 - dropout_ratio).
 
     TEST: y = x, or, with SegNet's `sample_weights_test`, as in TRAIN, so that several passes show
-    how sure the net is. The mean over many passes is the same in both phases.
+    how sure the net is. The mean over many passes is the same in both phases. With `scale_train`
+    false what remains is x in TRAIN, and y = x (1 - dropout_ratio) in TEST, as in Fast R-CNN nets.
     Source: Srivastava et al., JMLR 2014, in the form that scales while training; sampling in the
     TEST phase, Kendall, Badrinarayanan and Cipolla, "Bayesian SegNet", 2015.
     """
 
     dropout_ratio: float = 0.5
+    scale_train: bool = True
     sample_weights_test: bool = False
     phase: Phase = Phase.TRAIN
 
@@ -600,12 +602,16 @@ class Dropout(Elementwise):
         return Signature((x,), kept=(KeptType("mask", x.shape, "bool"),))
 
     def _masked(self, x: Array, mask: Array) -> Array:
-        return x * mask * (1 / (1 - self.dropout_ratio))
+        return x * mask * (1 / (1 - self.dropout_ratio)) if self.scale_train else x * mask
+
+    def _expected(self, x: Array) -> Array:
+        """Return the mean of what TRAIN makes of x."""
+        return x if self.scale_train else x * (1 - self.dropout_ratio)
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         x = call.bottoms[0]
         if self.phase is Phase.TEST:
-            return (x,)
+            return (self._expected(x),)
         draws = call.random().random(x.shape, dtype="float32")
         call.kept[0][...] = call.xp.asarray(draws >= self.dropout_ratio)
         return (self._masked(x, call.kept[0]),)
@@ -615,7 +621,9 @@ class Dropout(Elementwise):
 
     def backward(self, call: BackwardCall) -> Gradients:
         dy = call.top_diffs[0]
-        return Gradients((dy if self.phase is Phase.TEST else self._masked(dy, call.kept[0]),))
+        if self.phase is Phase.TEST:
+            return Gradients((self._expected(dy),))
+        return Gradients((self._masked(dy, call.kept[0]),))
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
@@ -625,6 +633,8 @@ class Dropout(Elementwise):
                 "dropout that is random in the TEST phase has no values to prove a model by",
                 hint="without sample_weights_test the model gives the mean of the samples",
             )
+        if not self.scale_train:
+            return (g.op("Mul", bottoms[0], g.constant(1 - self.dropout_ratio)),)
         return (bottoms[0],)
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from netc.layers.types import Array, ArrayNamespace, BlobType, Refusal
+
+
+class Normalization(enum.Enum):
+    """What a loss is divided by: all labels, those not ignored, the batch size, or nothing."""
+
+    FULL = 0
+    VALID = 1
+    BATCH_SIZE = 2
+    NONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LossParam:
+    """A `loss_param` message as a whole."""
+
+    ignore_label: int | None = None
+    normalization: Normalization | None = None
+    normalize: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

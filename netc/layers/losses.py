@@ -13,7 +13,14 @@ from typing import ClassVar
 
 from netc.layers.activation import Engine, Sigmoid
 from netc.layers.blobfile import BlobFile
-from netc.layers.labels import ScoreShape, check_items, check_labels, class_axis, class_index
+from netc.layers.labels import (
+    Normalization,
+    ScoreShape,
+    check_items,
+    check_labels,
+    class_axis,
+    class_index,
+)
 from netc.layers.registry import layer
 from netc.layers.softmax import Softmax, softmax, softmax_gradient
 from netc.layers.types import (
@@ -44,15 +51,6 @@ FLT_MIN = 2.0**-126
 LOG_FLOOR = 1e-20
 # What ContrastiveLoss adds to a distance before it divides by it.
 DISTANCE_FLOOR = 1e-4
-
-
-class Normalization(enum.Enum):
-    """What a loss is divided by: all labels, those not ignored, the batch size, or nothing."""
-
-    FULL = 0
-    VALID = 1
-    BATCH_SIZE = 2
-    NONE = 3
 
 
 class Norm(enum.Enum):

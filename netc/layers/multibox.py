@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from netc.layers.annotated import OBJECT
 from netc.layers.boxes import CodeType, area, decode, encode, overlap, suppress
-from netc.layers.losses import FLT_MIN, SCALAR, Loss, Normalization
+from netc.layers.labels import Normalization
+from netc.layers.losses import FLT_MIN, SCALAR, Loss
 from netc.layers.registry import layer
 from netc.layers.softmax import softmax
 from netc.layers.ssd import (

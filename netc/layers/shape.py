@@ -458,6 +458,8 @@ class Crop(Layer):
     axis: int = 2
     offset: tuple[int, ...] = ()
 
+    # The second bottom is there for its shape: what leads to it is constant to the objective.
+    stops_gradients: ClassVar[bool] = True
     bottoms: ClassVar[Arity] = exactly(2)
 
     def infer(self, *bottoms: BlobType) -> Signature:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netc.layers.activation import Elementwise, Engine
-from netc.layers.labels import class_axis
+from netc.layers.labels import LossParam, class_axis
 from netc.layers.registry import layer
 from netc.layers.types import (
     Array,
@@ -46,10 +46,14 @@ class Softmax(Elementwise):
 
     Shapes: bottom (any) -> top (same). Source: Bridle, 1990; computed with the largest score
     subtracted, as Caffe does.
+
+    `loss_param` has no effect: nets made from their training text by turning a SoftmaxWithLoss
+    into this type have kept it.
     """
 
     axis: int = 1
     engine: Engine = Engine.DEFAULT
+    loss_param: LossParam | None = None
 
     def infer(self, *bottoms: BlobType) -> Signature:
         class_axis(bottoms[0], self.axis)

@@ -16,7 +16,8 @@ class Wanted:
     """A dataclass field, its annotation taken apart.
 
     `name` is the setting's, `attribute` the dataclass's: a setting called like a word of Python's,
-    such as `lambda` or `type`, may fill `lambda_` or `type_`. `needed` where the dataclass gives no default.
+    such as `lambda` or `type`, may fill `lambda_` or `type_`. `needed` where the dataclass gives no
+    default.
     """
 
     name: str

@@ -106,7 +106,6 @@ class _Check:
                     "a fork's solver has it; delete it to train without",
                 )
         self._require("base_lr", "base_lr: 0.01")
-        self._require("max_iter", "max_iter: 10000")
         self._check_policy()
         self._known("type", s.type, SOLVER_TYPES, "solver type")
         self._known(

@@ -150,6 +150,15 @@ class Solver:
     def solve(self) -> None:
         """Train to max_iter, with the last snapshot and test as Caffe makes them."""
         settings = self.settings
+        if not self.source.message.HasField("max_iter"):
+            # A program may train with `step` alone, so that only this needs to know the end.
+            raise fail(
+                "max_iter is missing",
+                span=self.source.span(),
+                expected="the number of iterations to train for",
+                got="none",
+                hint="add max_iter: 10000",
+            )
         logger.info("Solving %s", self.net.plan.graph.name)
         logger.info("Learning Rate Policy: %s", settings.lr_policy)
         logger.info("Random seed: %d", self.seed)

@@ -464,3 +464,14 @@ def test_in_place_layers_have_the_same_gradients(activation: str) -> None:
     assert np.abs(apart[1]).max() > 0
     for one, other in zip(apart, in_place, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_dropout_may_scale_in_phase_test_instead() -> None:
+    x = smooth(4, 50)
+    layer = Dropout(dropout_ratio=0.25, scale_train=False, phase=Phase.TEST)
+    np.testing.assert_allclose(check_layer(layer, [x]).tops[0], 0.75 * x)
+    check_lowering(layer, [x.astype("float32")])
+    train = Dropout(dropout_ratio=0.25, scale_train=False)
+    (y,) = forward(train, [x]).tops
+    assert set(np.unique(y[y != 0] / x[y != 0]).round(12)) == {1.0}
+    assert 0 < (y == 0).sum() < y.size

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netc.layers.fillers import Filler
-from netc.layers.losses import EuclideanLoss, Normalization, SoftmaxWithLoss
+from netc.layers.labels import Normalization
+from netc.layers.losses import EuclideanLoss, SoftmaxWithLoss
 from netc.layers.metric import (
     CenterLoss,
     FocalLoss,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netc.errors import NetcError
 from netc.graph.discrete import discrete_blobs
 from netc.layers.boxes import CodeType
-from netc.layers.losses import Normalization
+from netc.layers.labels import Normalization
 from netc.layers.multibox import (
     ConfidenceLoss,
     LocationLoss,

@@ -146,10 +146,18 @@ def test_iterations_are_those_of_netc_train(tmp_path: Path) -> None:
     plain = TrainSolver(read_solver(file), find_backend())
     ours.step(4)
     plain.step(4)
-    for a, b in zip(ours._solver.net.params, plain.net.params, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert ours._solver.losses == plain.losses
-    assert ours._solver.scores == plain.scores
+    # The plans differ (pycaffe keeps every blob, in C order), and with them the order of float32
+    # sums in a backend's kernels.
+    for i, a in enumerate(ours._solver.net.params):
+        np.testing.assert_allclose(a, plain.net.param_array(i), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours._solver.losses, plain.losses, rtol=1e-4)
+    for ours_, plains in zip(ours._solver.scores, plain.scores, strict=True):
+        assert [o[0] for o in ours_.outputs] == [p[0] for p in plains.outputs]
+        np.testing.assert_allclose(
+            np.concatenate([o[1] for o in ours_.outputs]),
+            np.concatenate([p[1] for p in plains.outputs]),
+            rtol=1e-4,
+        )
 
 
 def test_test_nets_have_the_params_of_the_training_net(tmp_path: Path) -> None:
@@ -182,11 +190,13 @@ def test_a_snapshot_is_gone_on_from_bit_for_bit(tmp_path: Path) -> None:
     resumed.step(3)
     assert equal(weights(whole.net), weights(resumed.net))
     assert np.shares_memory(seen, resumed.net.params["ip"][0].data)
-    # And by the command line's solver, which has another graph of the same net.
-    plain = TrainSolver(read_solver(file), find_backend())
+    # And by the command line's solver, which has another graph of the same net, and on the
+    # reference backend another order of float32 sums.
+    plain = TrainSolver(read_solver(file), find_backend("reference"))
     plain.restore(tmp_path / "run_iter_2.solverstate")
     plain.step(3)
-    assert equal(plain.net.params, weights(whole.net))
+    for ours, wholes in zip(plain.net.params, weights(whole.net), strict=True):
+        np.testing.assert_allclose(ours, wholes, rtol=1e-4, atol=1e-5)
 
 
 def test_solve_runs_to_the_end(tmp_path: Path) -> None:

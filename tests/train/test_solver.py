@@ -256,3 +256,10 @@ def test_a_prefix_that_cannot_be_written_is_told_before_training(folder: Path) -
     with pytest.raises(NetcError, match="snapshot"):
         solver.solve()
     assert solver.iter == 0
+
+
+def test_training_to_the_end_needs_one(folder: Path) -> None:
+    solver = solver_in(folder, base=SOLVER.replace("max_iter: 12", ""))
+    solver.step(1)  # a program may do without
+    with pytest.raises(NetcError, match="max_iter is missing"):
+        solver.solve()
