@@ -121,20 +121,20 @@ def _activation_tops(graph: Graph, stands: list[Layer | None]) -> dict[int, str]
 
 
 def _outputs(graph: Graph, stands: list[Layer | None]) -> set[str]:
-    """Return the keys of the blobs that must be computed: kept outputs.
+    """Return the keys of the blobs that must be computed: kept outputs, and the scores of losses.
 
-    And the scores of all losses.
+    Of a net that has none, what its dropped layers judge: detections that are only evaluated.
     """
-    wanted = set()
+    wanted: set[str] = set()
+    judged: set[str] = set()
     for i, node in enumerate(graph.nodes):
         if stands[i] is None:
-            if node.layer.loss:
-                wanted.add(node.bottoms[0])
+            (wanted if node.layer.loss else judged).update(node.bottoms[:1])
         elif _replaced(graph, stands, i):
             wanted.add(node.bottoms[0])
         elif not node.layer.reads_data and not node.layer.fed:
             wanted.update(key for key in node.tops if not graph.readers[key])
-    return wanted
+    return wanted or judged
 
 
 def _ancestors(graph: Graph, stands: list[Layer | None], wanted: set[str]) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netc.errors import NetcError
-from netc.graph.deploy import select
+from netc.graph.deploy import deploy, select
 from netc.layers.types import Phase
 from tests.support.nets import executor_of, graph_of, set_inputs
 
@@ -58,3 +58,27 @@ def test_a_name_that_is_not_there() -> None:
     with pytest.raises(NetcError, match="has no blob 'part3' to give out") as told:
         select(graph_of(NET, Phase.TEST), ["b", "part3"])
     assert told.value.problems[0].hint == "did you mean 'part2'?"
+
+
+JUDGED = """
+layer { name: "i" type: "Input" top: "x" top: "t"
+  input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
+layer { name: "a" type: "InnerProduct" bottom: "x" top: "a" inner_product_param { num_output: 4 } }
+layer { name: "acc" type: "Accuracy" bottom: "a" bottom: "t" top: "acc" }
+"""
+
+
+def test_what_is_only_judged_is_the_output() -> None:
+    graph = deploy(graph_of(JUDGED, Phase.TEST))
+    graph.verify()
+    assert graph.outputs == ("a",)
+    assert graph.inputs == ("x",)
+
+
+def test_what_is_judged_beside_a_loss_is_not() -> None:
+    more = """
+      layer { name: "s" type: "Softmax" bottom: "a" top: "s" }
+      layer { name: "acc2" type: "Accuracy" bottom: "s" bottom: "t" top: "acc2" }
+      layer { name: "loss" type: "SoftmaxWithLoss" bottom: "a" bottom: "t" top: "loss" }
+    """
+    assert deploy(graph_of(JUDGED + more, Phase.TEST)).outputs == ("prob",)
