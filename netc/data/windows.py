@@ -1,0 +1,364 @@
+"""The WindowData layer's source: windows of images, from a file as R-CNN writes it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netc.data.images import assume_image, decode, resize
+from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
+from netc.data.transform import read_mean
+from netc.errors import NetcError, Span, fail
+from netc.layers.types import BlobType, Refusal
+from netc.layers.windowdata import CropMode, WindowData
+
+# Class, overlap, x1, y1, x2, y2.
+_VALUES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows (n, 5) of one kind: the number of the image, and corners x1, y1, x2, y2."""
+
+    boxes: NDArray[np.int64]
+    classes: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFile:
+    """The content of a window file: the images with their lines, and the windows of both kinds."""
+
+    file: Path
+    images: tuple[str, ...]
+    lines: tuple[int, ...]
+    background: Windows
+    foreground: Windows
+
+
+def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> WindowFile:
+    """Read a window file; each image has these lines, and then one line for each window.
+
+        # 0
+        path
+        channels
+        height
+        width
+        number of windows
+        class overlap x1 y1 x2 y2
+
+    Raises NetcError, with the line, for a file that is something else.
+    """
+    try:
+        with open(file, "rb") as stream:
+            reader = _Lines(file, stream)
+            images, lines, found = [], [], []
+            while (header := reader.take("# and a number, or the end", end=True)) is not None:
+                reader.check(header.startswith(b"#"), "# and a number", header)
+                path = reader.take("the path of an image")
+                lines.append(reader.number)
+                images.append(os.fsdecode(path or b""))
+                channels = reader.integer("channels")
+                reader.check(channels == 3, "3 channels: images are decoded in colour", channels)
+                for name in ("height", "width"):
+                    reader.integer(name)
+                count = reader.integer("the number of windows")
+                block = reader.block(count)
+                number = np.full((count, 1), len(images) - 1)
+                found.append(np.hstack([number, block]))
+    except OSError as error:
+        raise fail("the file cannot be read", span=Span(str(file)), got=error.strerror) from error
+    if not found:
+        raise fail("the window file is empty", span=Span(str(file)), expected="# 0")
+    windows = np.concatenate(found)
+    overlap = windows[:, 2]
+    # Both are float32 in Caffe.
+    front = overlap.astype(np.float32) >= np.float32(fg_threshold)
+    back = ~front & (overlap.astype(np.float32) < np.float32(bg_threshold))
+    wrong = front & (windows[:, 1] <= 0)
+    if wrong.any():
+        image = int(windows[int(np.argmax(wrong)), 0])
+        raise fail(
+            "a foreground window has no class",
+            span=Span(str(file), lines[image], 1),
+            expected=f"a class above 0 for an overlap of {fg_threshold:g} or more",
+            got=f"class {windows[int(np.argmax(wrong)), 1]:g} in a window of '{images[image]}'",
+        )
+    kinds = [
+        Windows(
+            windows[chosen][:, [0, 3, 4, 5, 6]].astype(np.int64),
+            (windows[chosen, 1] * counts).astype(np.float32),
+        )
+        for chosen, counts in ((back, 0), (front, 1))
+    ]
+    return WindowFile(file, tuple(images), tuple(lines), *kinds)
+
+
+class _Lines:
+    """The lines of a window file, counted. Empty ones do not matter."""
+
+    def __init__(self, file: Path, stream: Iterator[bytes]) -> None:
+        self._file = file
+        self._stream = stream
+        self.number = 0
+
+    def check(self, good: bool, expected: str, got: object) -> None:
+        """Raise NetcError at this line unless it is good."""
+        if not good:
+            shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got
+            raise fail(
+                "the window file is damaged",
+                span=Span(str(self._file), self.number, 1),
+                expected=expected,
+                got=shown if shown != "" else "the end of the file",
+            )
+
+    def take(self, expected: str, *, end: bool = False) -> bytes | None:
+        """Return the next line; None at the end of the file, where it may end."""
+        for line in self._stream:
+            self.number += 1
+            if stripped := line.strip():
+                return stripped
+        self.check(end, expected, "")
+        return None
+
+    def integer(self, what: str) -> int:
+        """Return the next line as a number."""
+        line = self.take(what) or b""
+        self.check(line.isdigit(), what, line)
+        return int(line)
+
+    def block(self, count: int) -> NDArray[np.float64]:
+        """Return the next lines, a window each."""
+        lines = list(islice(self._stream, count))
+        words = b" ".join(lines).split()
+        try:
+            values = np.array(words, dtype="S").astype(np.float64) if words else np.empty(0)
+        except ValueError:
+            values = np.empty(0)
+        good = len(lines) == count and len(values) == count * _VALUES
+        if not good:
+            # Say which line it is.
+            for line in lines:
+                self.number += 1
+                self.check(_is_window(line), "class overlap x1 y1 x2 y2", line.strip())
+            self.check(False, f"{count} windows", f"{len(lines)} lines more in the file")
+        self.number += count
+        return values.reshape(count, _VALUES)
+
+
+def _is_window(line: bytes) -> bool:
+    words = line.split()
+    try:
+        return len(words) == _VALUES and all(math.isfinite(float(word)) for word in words)
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a window's pixels come from and go to: the box taken, its size in the crop, its place.
+
+    `box` is x1, y1, x2, y2, all inside the image.
+    """
+
+    box: tuple[int, int, int, int]
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+def _round(x: np.float32) -> int:
+    """Return x as the `round` of C does: halves away from zero."""
+    return int(math.copysign(math.floor(abs(float(x)) + 0.5), float(x)))
+
+
+def place(
+    box: tuple[int, int, int, int],
+    image: tuple[int, int],
+    size: int,
+    context: int,
+    square: bool,
+    mirrored: bool,
+) -> Placement:
+    """Return how a window of an image (height, width) becomes a crop of `size` x `size`.
+
+    In float32 and with Caffe's rounding, for each of them decides about whole pixels.
+    """
+    if not context and not square:
+        return Placement(box, size, size, 0, 0)
+    x1, y1, x2, y2 = box
+    f = np.float32
+    scale = f(size) / f(size - 2 * context)
+    half_h, half_w = f(y2 - y1 + 1) / f(2), f(x2 - x1 + 1) / f(2)
+    center_x, center_y = f(x1) + half_w, f(y1) + half_h
+    if square:
+        half_h = half_w = max(half_h, half_w)
+    x1, x2 = _round(center_x - half_w * scale), _round(center_x + half_w * scale)
+    y1, y2 = _round(center_y - half_h * scale), _round(center_y + half_h * scale)
+    scale_x, scale_y = f(size) / f(x2 - x1 + 1), f(size) / f(y2 - y1 + 1)
+    pads = max(0, -x1), max(0, -y1), max(0, x2 - image[1] + 1), max(0, y2 - image[0] + 1)
+    x1, y1, x2, y2 = x1 + pads[0], y1 + pads[1], x2 - pads[2], y2 - pads[3]
+    width, height = _round(f(x2 - x1 + 1) * scale_x), _round(f(y2 - y1 + 1) * scale_y)
+    top = _round(f(pads[1]) * scale_y)
+    left = _round(f(pads[2] if mirrored else pads[0]) * scale_x)
+    # Rounding may have made the parts longer than the whole.
+    return Placement((x1, y1, x2, y2), min(height, size - top), min(width, size - left), top, left)
+
+
+class WindowSource:
+    """Windows drawn at random; a pass has as many items as the file has windows of both kinds."""
+
+    def __init__(self, layer: WindowData, opening: Opening) -> None:
+        """Find the file; DataAbsent when it is missing."""
+        self._layer = layer
+        self._opening = opening
+        self._file = locate_setting(layer.source, opening, "source", "window file")
+        param = layer.transform_param
+        self._mean: NDArray[np.float32] = np.zeros((1, 1, 1), np.float32)
+        if param.mean_file:
+            mean = read_mean(locate_setting(param.mean_file, opening, "mean_file", "mean file"))
+            self._mean = self._middle(mean)
+        elif param.mean_value:
+            self._mean = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
+
+    @staticmethod
+    def assume(layer: WindowData, opening: Opening) -> Item | None:
+        """Return images of the size of the crop: no other size matters."""
+        size = layer.transform_param.crop_size
+        return assume_image(layer, opening, 3, size, size)
+
+    def _middle(self, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the part of a mean image that belongs to the crop."""
+        size = self._layer.transform_param.crop_size
+        channels, height, width = mean.shape
+        # Caffe takes the place across for the place down, too.
+        start = (width - size) // 2
+        if channels != 3 or start < 0 or start + size > height:
+            raise Refusal(
+                "the mean file does not cover the crop",
+                expected=f"3 channels, and {size} rows and columns around the middle",
+                got=f"{BlobType(mean.shape)} in '{self._layer.transform_param.mean_file}'",
+                setting="mean_file",
+            )
+        return mean[:, start : start + size, start : start + size]
+
+    @cached_property
+    def _windows(self) -> WindowFile:
+        layer = self._layer
+        found = read_windows(self._file, layer.fg_threshold, layer.bg_threshold)
+        for kind, windows, wanted in (
+            ("background", found.background, layer.batch_size - layer.foreground),
+            ("foreground", found.foreground, layer.foreground),
+        ):
+            if wanted and not len(windows):
+                raise fail(
+                    f"the window file has no {kind} windows",
+                    span=Span(str(self._file)),
+                    expected=f"overlaps of {layer.fg_threshold:g} and more"
+                    if kind == "foreground"
+                    else f"overlaps below {layer.bg_threshold:g}",
+                    got=f"{len(found.background)} background, {len(found.foreground)} foreground",
+                    hint="fg_threshold, bg_threshold and fg_fraction say what is needed",
+                )
+        return found
+
+    @property
+    def size(self) -> int:
+        """The number of windows of both kinds."""
+        return len(self._windows.background) + len(self._windows.foreground)
+
+    @property
+    def start(self) -> int:
+        """The position at which a fresh run begins."""
+        return 0
+
+    def item(self) -> tuple[BlobType, ...]:
+        """Return the type of a crop."""
+        size = self._layer.transform_param.crop_size
+        return (BlobType((3, size, size)),)
+
+    def load(self, position: int, count: int, reuse: Batch) -> Batch:
+        """Return the batch that begins at a position."""
+        size = self._layer.transform_param.crop_size
+        shapes = ((count, 3, size, size), (count,))[: len(self._layer.top)]
+        batch = arrays_for(shapes, reuse)
+        items = np.arange(position, position + count)
+        draws = self._opening.draws
+        mirrored = np.zeros(count, bool)
+        if self._layer.transform_param.mirror:
+            mirrored = draws.below(2, "mirror", items) == 1
+        n_back = count - int(count * self._layer.fg_fraction)
+        for i in range(count):
+            kind = self._windows.background if i < n_back else self._windows.foreground
+            index = int(draws.below(len(kind), "window", int(items[i]))[0])
+            self._crop(kind.boxes[index], bool(mirrored[i]), batch[0][i])
+            if len(batch) > 1:
+                batch[1][i] = kind.classes[index]
+        return batch
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
+    def _crop(self, window: NDArray[np.int64], mirrored: bool, out: NDArray[np.float32]) -> None:
+        """Write a window's pixels to its place in the batch."""
+        layer, size = self._layer, out.shape[1]
+        image = self._image(int(window[0]))
+        height, width = image.shape[1:]
+        x1, y1, x2, y2 = (int(v) for v in window[1:])
+        square = layer.crop_mode == CropMode.SQUARE.value
+        placed = place((x1, y1, x2, y2), (height, width), size, layer.context_pad, square, mirrored)
+        x1, y1, x2, y2 = placed.box
+        inside = 0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height
+        if not inside or min(placed.height, placed.width) < 1:
+            raise fail(
+                "a window lies outside its image",
+                span=self._span(int(window[0])),
+                expected=f"corners in 0..{width - 1} and 0..{height - 1}",
+                got=f"x1 y1 x2 y2 = {' '.join(str(int(v)) for v in window[1:])}",
+            )
+        part = resize(image[:, y1 : y2 + 1, x1 : x2 + 1], placed.height, placed.width)
+        if mirrored:
+            part = part[:, :, ::-1]
+        rows = slice(placed.top, placed.top + placed.height)
+        columns = slice(placed.left, placed.left + placed.width)
+        mean = self._mean if self._mean.shape[1:] == (1, 1) else self._mean[:, rows, columns]
+        out.fill(0)
+        out[:, rows, columns] = (part - mean) * np.float32(layer.scale)
+
+    def _span(self, image: int) -> Span:
+        return Span(str(self._file), self._windows.lines[image], 1)
+
+    def _image(self, number: int) -> NDArray[np.uint8]:
+        """Return an image of the file as (3, H, W)."""
+        name = self._layer.root_folder + self._windows.images[number]
+        span = self._span(number)
+        try:
+            file = locate(name, self._opening.span if self._layer.root_folder else span, "image")
+        except NetcError as error:
+            raise NetcError(*(replace(p, span=span) for p in error.problems)) from error
+        try:
+            image = decode(file.read_bytes(), True)
+        except OSError as error:
+            raise fail(
+                "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"
+            ) from error
+        if image is None:
+            raise fail(
+                "the image cannot be decoded",
+                span=span,
+                expected="JPEG, PNG or another format that OpenCV reads",
+                got=f"'{file}'",
+            )
+        return image

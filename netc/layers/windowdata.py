@@ -1,0 +1,100 @@
+"""Windows of images with their classes, as R-CNN trains on. The reading is in `netc.data`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import ClassVar
+
+from netc.layers.data import ImageReader
+from netc.layers.registry import layer
+from netc.layers.types import BlobType, Refusal, Signature
+
+
+class CropMode(enum.Enum):
+    """Whether a window is warped as it is, or made a square around it first."""
+
+    WARP = "warp"
+    SQUARE = "square"
+
+
+@layer("WindowData", "window_data_param")
+@dataclass(frozen=True)
+class WindowData(ImageReader):
+    """Windows of images, drawn at random, each warped to `crop_size` x `crop_size`.
+
+    A batch holds background windows first and then foreground ones, `fg_fraction` of the batch,
+    rounded down. `source` lists for each image its path and windows with class, overlap and
+    corners: one of an overlap of at least `fg_threshold` is foreground, one below `bg_threshold` is
+    background and of class 0. A window grows so that `context_pad` pixels of the crop are around
+    it, with `crop_mode` "square" to a square first; what lies outside the image is 0. `mirror` of
+    `transform_param` mirrors half of them. From each pixel a mean is subtracted (of a mean image:
+    its middle), and the difference is multiplied with `scale`. `root_folder` is put before each
+    path as it is. `cache_images` has no effect.
+
+    Shapes: tops (N, 3, crop_size, crop_size), and the classes (N,).
+    Source: Girshick et al., CVPR 2014; the numbers are those of BVLC Caffe 1.0.
+    """
+
+    scale: float = 1.0
+    fg_threshold: float = 0.5
+    bg_threshold: float = 0.5
+    fg_fraction: float = 0.25
+    context_pad: int = 0
+    crop_mode: str = "warp"
+    cache_images: bool = False
+    root_folder: str = ""
+
+    message: ClassVar[str] = "window_data_param"
+
+    @property
+    def foreground(self) -> int:
+        """The number of foreground windows in a batch."""
+        return int(self.batch_size * self.fg_fraction)
+
+    def check(self) -> None:
+        super().check()
+        size = self.transform_param.crop_size
+        if not size:
+            raise Refusal(
+                "crop_size, to which windows are warped, is missing",
+                expected="transform_param { crop_size: 227 }",
+                got="no crop_size",
+                setting="crop_size",
+            )
+        if 2 * self.context_pad >= size:
+            raise Refusal(
+                "context_pad leaves nothing of the crop to the window",
+                expected=f"context_pad < {size / 2:g}, half of crop_size",
+                got=f"context_pad {self.context_pad}, crop_size {size}",
+                setting="context_pad",
+            )
+        if self.crop_mode not in {mode.value for mode in CropMode}:
+            raise Refusal(
+                "unknown crop_mode",
+                expected='"warp" or "square"',
+                got=f'"{self.crop_mode}"',
+                setting="crop_mode",
+            )
+        if not 0 <= self.fg_fraction <= 1:
+            raise Refusal(
+                "fg_fraction is not a share of the batch",
+                expected="0 <= fg_fraction <= 1",
+                got=f"{self.fg_fraction:g}",
+                setting="fg_fraction",
+            )
+        # Caffe reads over it in silence.
+        if self.transform_param.scale != 1:
+            raise Refusal(
+                "WindowData does not look at the scale of transform_param",
+                expected="window_data_param { scale }",
+                got=f"transform_param {{ scale: {self.transform_param.scale:g} }}",
+                setting="scale",
+            )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        size = self.transform_param.crop_size
+        out = self.transform_param.infer(BlobType((bottoms[0].shape[0], size, size)))
+        blobs = (BlobType((self.batch_size, *out.shape)), BlobType((self.batch_size,)))
+        return Signature(blobs[: len(self.top)])
