@@ -20,12 +20,13 @@ from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
 from netc.backends.cpu.normalization import LrnKernel, NormKernel
 from netc.backends.cpu.onednn import Desc
 from netc.backends.cpu.pooling import PoolingKernel
-from netc.backends.cpu.softmax import SoftmaxKernel
+from netc.backends.cpu.softmax import SoftmaxKernel, SoftmaxLossKernel
 from netc.backends.reference import ReferenceBackend
 from netc.layers.activation import BNLL, ELU, AbsVal, Dropout, ReLU, Sigmoid, Swish, TanH
 from netc.layers.convolution import Convolution, Deconvolution
 from netc.layers.eltwise import Eltwise
 from netc.layers.innerproduct import InnerProduct
+from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.normalization import LRN, BatchNorm
 from netc.layers.pooling import Pooling
 from netc.layers.scale import Scale
@@ -45,6 +46,7 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Concat: ConcatKernel,
     Slice: SliceKernel,
     Softmax: SoftmaxKernel,
+    SoftmaxWithLoss: SoftmaxLossKernel,
     Dropout: DropoutKernel,
     **dict.fromkeys((ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish), ActivationKernel),
 }

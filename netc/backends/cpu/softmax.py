@@ -1,13 +1,17 @@
-"""Softmax over any axis."""
+"""Softmax over any axis, and the loss on top of it."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.kernel import Kernel, fast, positive
+from netc.backends.cpu.kernel import Impossible, Kernel, fast, positive
 from netc.backends.cpu.onednn import Desc, primitive
+from netc.layers.labels import ScoreShape, class_index
+from netc.layers.losses import FLT_MIN, SoftmaxWithLoss
 from netc.layers.softmax import Softmax
-from netc.layers.types import Reads
+from netc.layers.types import Array, Reads
 
 
 class SoftmaxKernel(Kernel):
@@ -67,3 +71,77 @@ class SoftmaxKernel(Kernel):
                 onednn.DIFF_SRC: (self._desc, binding.bottom_diffs[0]),
             }
         )
+
+
+class SoftmaxLossKernel(Kernel):
+    """SoftmaxWithLoss without its second top: the library's softmax, then a pass over the labels.
+
+    The scores in C order.
+    """
+
+    def __init__(self, job: Job) -> None:
+        layer = job.node.layer
+        assert isinstance(layer, SoftmaxWithLoss)
+        if len(job.tops) > 1:
+            raise Impossible("the probabilities are wanted as a top")
+        shape = positive(job.bottoms[0])
+        self._layer, self._sizes = layer, ScoreShape.of(shape, layer.axis)
+        self._desc = Desc.plain(shape)
+        self._forward = fast(
+            primitive(
+                "softmax_forward",
+                onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
+                onednn.SOFTMAX,
+                self._desc,
+                self._desc,
+                layer.axis % len(shape),
+            ),
+            "softmax",
+        )
+        outer, inner = self._sizes.outer, self._sizes.inner
+        self._outer, self._inner = np.arange(outer)[:, None], np.arange(inner)[None, :]
+        self.terms = Terms(bottoms=(None, None), tops=(None,), params=(), kept=job.node.kept)
+
+    def forward(self, binding: Binding) -> Prepared:
+        (x, labels), loss = binding.bottoms, binding.tops[0]
+        prob, index = binding.kept
+        scores = prob.reshape(self._sizes.sizes)
+        layer, classes = self._layer, self._sizes.classes
+        softmax = self._forward.bind({onednn.SRC: (self._desc, x), onednn.DST: (self._desc, prob)})
+
+        def run() -> None:
+            found = class_index(np, labels, classes, layer.ignore_label)
+            index[...] = found.reshape(index.shape)
+            softmax()
+            costs = -np.log(np.maximum(scores[self._at(index)], FLT_MIN))
+            valid = index >= 0
+            if layer.ignore_label is not None:
+                costs = np.where(valid, costs, 0)
+            loss[...] = costs.sum() / layer.divisor(np, valid, len(index), costs)
+
+        return run
+
+    def backward(self, binding: Binding) -> Prepared:
+        prob, index = binding.kept
+        scores, layer = prob.reshape(self._sizes.sizes), self._layer
+        dy = binding.top_diffs[0]
+        diff = binding.bottom_diffs[0]
+        assert diff is not None
+        dx = diff.reshape(self._sizes.sizes)
+
+        def run() -> None:
+            valid = index >= 0
+            weight = dy / layer.divisor(np, valid, len(index), prob)
+            if layer.ignore_label is None:
+                np.multiply(scores, weight, out=dx)
+                dx[self._at(index)] -= weight
+                return
+            each = weight * valid
+            np.multiply(scores, each[:, None, :], out=dx)
+            dx[self._at(index)] -= each
+
+        return run
+
+    def _at(self, index: Array) -> tuple[Array, Array, Array]:
+        """Return the places of the labelled classes; an ignored label points at class 0."""
+        return self._outer, np.maximum(index, 0), self._inner
