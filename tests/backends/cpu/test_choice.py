@@ -133,3 +133,42 @@ def test_a_kept_plan_runs_every_layer_by_itself_in_c_order() -> None:
     assert set(p.data) == {"x", "y", "y#1"}
     assert all(p.buffers[i].layout is None for i in p.data.values())
     assert p.param_layouts == (None, None)
+
+
+#: Layers that have to run on oneDNN, besides those of the three nets.
+TAKEN = {
+    "deconvolution": 'type: "Deconvolution" convolution_param { num_output: 8 kernel_size: 2 }',
+    "grouped deconvolution": 'type: "Deconvolution" convolution_param '
+    "{ num_output: 4 group: 4 kernel_size: 3 stride: 2 bias_term: false }",
+    "depthwise": 'type: "Convolution" convolution_param { num_output: 4 group: 4 kernel_size: 3 }',
+    "dilated": 'type: "Convolution" convolution_param { num_output: 8 kernel_size: 3 dilation: 2 }',
+    "slice": 'type: "Slice" top: "z" slice_param { axis: 1 }',
+    "softmax": 'type: "Softmax" softmax_param { axis: -1 }',
+    "elu": 'type: "ELU"',
+    "scale": 'type: "Scale" scale_param { bias_term: true }',
+    "dropout": 'type: "Dropout"',
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_more_families(what: str) -> None:
+    graph = graph_of(
+        'layer { name: "in" type: "Input" top: "x"\n'
+        "        input_param { shape { dim: 2 dim: 4 dim: 7 dim: 7 } } }\n"
+        f'layer {{ name: "l" bottom: "x" top: "y" {TAKEN[what]} }}',
+    )
+    steps = plan(graph, find_backend("cpu")).forward
+    step = next(step for step in steps if isinstance(step, Step))
+    assert (step.kernel, step.declined) == ("cpu", ())
+
+
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_convolutions_of_one_to_three_axes(spatial: int) -> None:
+    dims = " ".join(["dim: 6"] * spatial)
+    graph = graph_of(
+        'layer { name: "in" type: "Input" top: "x"\n'
+        f"        input_param {{ shape {{ dim: 2 dim: 4 {dims} }} }} }}\n"
+        'layer { name: "l" type: "Convolution" bottom: "x" top: "y"\n'
+        "        convolution_param { num_output: 8 kernel_size: 3 } }"
+    )
+    assert kernels(plan(graph, find_backend("cpu"))) == {"Convolution": {"cpu"}}
