@@ -114,6 +114,7 @@ class Executor:
         being those of the net, and so does recurrent state. `data` gives arrays for blobs to lie
         in, by key; `params` puts other arrays in the place of params, by index.
         """
+        assert plan.param_layouts == self.plan.param_layouts, "the params would have to move"
         for index, array in (params or {}).items():
             self.params[index] = array
         self._lay_out(plan, data or {})
