@@ -306,8 +306,8 @@ class Worker:
         """End the process; return its peak memory in MiB."""
         self.say("end")
         peak = self.hear()
-        self.process.wait()
-        return peak
+        with self.process:  # closes the pipes and waits
+            return peak
 
 
 def compare(net: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -403,11 +403,11 @@ def main() -> None:
             line += f"{found['peer_ms']:>10.1f}{found['ratio']:>7.2f}{found['netc_mb']:>9.0f}"
             line += f"{found['peer_mb']:>9.0f}{found['memory_ratio']:>7.2f}  {found['peer']}"
         print(line, flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if not args.no_peer and len(results) > 1:
         mean = statistics.geometric_mean(found["ratio"] for found in results)
         print(f"geometric mean of the ratios: {mean:.2f}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
