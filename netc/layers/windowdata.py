@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.data import ImageReader
@@ -36,6 +36,8 @@ class WindowData(ImageReader):
     Source: Girshick et al., CVPR 2014; the numbers are those of BVLC Caffe 1.0.
     """
 
+    # Its message does not have this one.
+    rand_skip: int = field(default=0, init=False)
     scale: float = 1.0
     fg_threshold: float = 0.5
     bg_threshold: float = 0.5

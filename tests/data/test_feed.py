@@ -283,6 +283,7 @@ def test_closing_ends_the_thread(counted: Counted) -> None:
 
 
 def test_a_forgotten_feed_ends_its_thread() -> None:
+    gc.collect()  # what earlier tests have forgotten
     before = readers()
     source = Counting()
     feed = Feed(source, 5, Cursor(0, 1000), 2)

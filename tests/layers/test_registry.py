@@ -4,6 +4,7 @@ import pytest
 
 from netc.layers import registry
 from netc.layers.types import Layer
+from netc.schema import bind_fields, netc_pb2
 
 
 def test_an_alias_is_the_same_type() -> None:
@@ -22,3 +23,14 @@ def test_a_name_is_given_once() -> None:
             registry.layer(names[0], aliases=names[1])(Layer)
     assert "Fresh" not in registry.layer_types()
     assert Layer.type == ""
+
+
+@pytest.mark.parametrize("name", sorted(registry.layer_types()))
+def test_every_type_can_be_read_from_text(name: str) -> None:
+    """The fields of its dataclass are fields of its messages, with types that fit."""
+    kind = registry.layer_types()[name]
+    message = netc_pb2.LayerParameter(name="x", type=name)
+    params = [getattr(message, param) for param in kind.params if param != "custom_param"]
+    layer, unread = bind_fields(kind.cls, params, outer=message)
+    assert isinstance(layer, kind.cls)
+    assert {path[0] for path in unread} <= {"name", "type"}

@@ -107,7 +107,7 @@ def test_the_operators_of_types_known_by_heart() -> None:
     assert entry("ReLU").onnx == "Relu, LeakyRelu"
     assert entry("Convolution").onnx == "Reshape, Conv"
     assert entry("Deconvolution").onnx == "Reshape, ConvTranspose"
-    assert entry("Dropout").onnx == "none needed: the bottom is handed on"
+    assert entry("Split").onnx == "none needed: the bottom is handed on"
     assert entry("Silence").onnx == "none needed"
     assert entry("Data").onnx == ""
     assert entry("SPP").onnx == "as the types it is made of"
