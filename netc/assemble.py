@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from netc.backends.base import Backend, Layout
-from netc.data import DataAbsent, Feed, Item, open_feed, probe
+from netc.data import DataAbsent, Feed, Item, Sink, open_feed, open_sink, probe
 from netc.errors import Span
 from netc.graph.build import NetState, Probed, build, net_state
 from netc.graph.types import Graph
@@ -105,6 +105,15 @@ def open_feeds(graph: Graph, seed: int) -> dict[int, Feed]:
     }
 
 
+def open_sinks(graph: Graph) -> dict[int, Sink]:
+    """Return what writes the files of every layer that writes one, by node index."""
+    return {
+        index: open_sink(node.layer, node.name, node.span)
+        for index, node in enumerate(graph.nodes)
+        if node.layer.writes_data
+    }
+
+
 def _open(graph: Graph, index: int, seed: int) -> Feed:
     node = graph.nodes[index]
     shapes = tuple(graph.blobs[key].shape for key in node.tops)
@@ -126,7 +135,14 @@ def executor(
     `params` are arrays to share, by index, which lie as `param_layouts` says.
     """
     planned = plan(graph, backend, train=train, keep=keep, param_layouts=param_layouts)
-    return Executor(planned, backend, seed=seed, params=params, feeds=open_feeds(graph, seed))
+    return Executor(
+        planned,
+        backend,
+        seed=seed,
+        params=params,
+        feeds=open_feeds(graph, seed),
+        sinks=open_sinks(graph),
+    )
 
 
 def timed_executor(

@@ -2,6 +2,7 @@
 
     probe       the shape of one item, for building a graph
     open_feed   a `Feed`: fills the tops of a data layer, and can go on from where it stood
+    open_sink   a `Sink`: takes the bottoms of a layer that writes a file
 
 Whatever is random depends on (seed, layer name, item) alone, so that a feed which goes on from a
 stored `Cursor` gives exactly what it would have given without the interruption.
@@ -9,6 +10,7 @@ stored `Cursor` gives exactly what it would have given without the interruption.
 
 from netc.data.feed import Cursor, Feed, open_feed, probe
 from netc.data.lmdb_writer import write_datums, write_records
+from netc.data.row_writer import Sink, open_sink
 from netc.data.source import DataAbsent, Item
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "DataAbsent",
     "Feed",
     "Item",
+    "Sink",
     "open_feed",
+    "open_sink",
     "probe",
     "write_datums",
     "write_records",

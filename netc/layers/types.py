@@ -319,6 +319,8 @@ class Layer:
     #: It reads a file or a database: `infer` is given the types of one item's blobs as if they were
     #: bottoms.
     reads_data: ClassVar[bool] = False
+    #: It writes its bottoms to a file, and has neither tops nor a forward rule.
+    writes_data: ClassVar[bool] = False
     #: The caller sets its tops (Input).
     fed: ClassVar[bool] = False
     #: Elementwise: the top may lie where bottom 0 lies, the bottom diff where the top diff lies.

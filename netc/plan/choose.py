@@ -89,6 +89,9 @@ def _choose_one(
     if layer.fed or layer.reads_data:
         terms = Terms((), (None,) * len(unit.tops), (), nodes[0].kept)
         return Choice(unit, None, "reference", (), terms)
+    if layer.writes_data:
+        terms = Terms((None,) * len(unit.bottoms), (), (), ())
+        return Choice(unit, None, "reference", (), terms)
     job = Job(
         nodes=nodes,
         bottoms=tuple(graph.blobs[key].shape for key in unit.bottoms),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.assemble import open_feeds, shaped, shared_params
+from netc.assemble import open_feeds, open_sinks, shaped, shared_params
 from netc.backends.base import Backend
 from netc.data import Feed
 from netc.errors import NetcError
@@ -110,6 +110,7 @@ class Runner(Executor):
             seed=seed,
             params=shared_params(graph, sharing) if sharing else None,
             feeds=open_feeds(graph, seed),
+            sinks=open_sinks(graph),
         )
 
     @property

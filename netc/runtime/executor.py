@@ -30,6 +30,14 @@ class Feed(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """What takes the bottoms of a layer that writes data."""
+
+    def write(self, arrays: tuple[Array, ...]) -> None:
+        """Write them, arrays of the host."""
+        ...
+
+
 def generator(seed: int, name: str, number: int) -> np.random.Generator:
     """Return the random numbers of (seed, name, number), the same whatever ran before.
 
@@ -62,7 +70,8 @@ class Executor:
     Both lie as `plan.param_layouts` says: an array in C order has the param's shape, any other is
     flat, for rules that go element by element (padding holds zeros). `param_array`, `set_param` and
     `param_diff_array` speak C order whatever the layout. `feeds` maps node indices to what fills
-    data layers.
+    data layers, `sinks` those of layers that write data to what takes it; where there is none,
+    nothing is written.
     """
 
     def __init__(
@@ -73,11 +82,13 @@ class Executor:
         seed: int = 0,
         params: Mapping[int, Array] | None = None,
         feeds: Mapping[int, Feed] | None = None,
+        sinks: Mapping[int, Sink] | None = None,
     ) -> None:
         self.plan = plan
         self.backend = backend
         self.seed = seed
         self.feeds = dict(feeds or {})
+        self.sinks = dict(sinks or {})
         self._clock = _Clock()
         graph = plan.graph
         given = params or {}
@@ -335,7 +346,8 @@ class Executor:
         """
         nodes = self.plan.graph.nodes
         for step, (_, call) in zip(self.plan.forward, self._forward, strict=True):
-            if not nodes[step.node].layer.reads_data:
+            layer = nodes[step.node].layer
+            if not (layer.reads_data or layer.writes_data):
                 with _caffes_arithmetic():
                     call()
             if isinstance(step, Reorder):
@@ -396,6 +408,8 @@ class Executor:
         node = self.plan.graph.nodes[step.node]
         if node.layer.reads_data:
             return self._prepare_feed(step.node, node)
+        if node.layer.writes_data:
+            return self._prepare_sink(step)
         kernel = self.plan.kernels[step.choice]
         assert kernel is not None
         params, before = self._prepare_params(step, kernel.terms.params)
@@ -507,6 +521,15 @@ class Executor:
             self.feeds[index].fill(outs)
 
         return fill
+
+    def _prepare_sink(self, step: Step) -> Prepared:
+        bottoms = tuple(self._buffers[index] for index in step.bottoms)
+
+        def write() -> None:
+            if sink := self.sinks.get(step.node):
+                sink.write(tuple(self.backend.to_host(bottom) for bottom in bottoms))
+
+        return write
 
     def _bind(
         self,
