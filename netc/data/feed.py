@@ -22,6 +22,7 @@ from netc.data.pair_list import PairSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
+from netc.data.video import VideoSource
 from netc.data.windows import WindowSource
 from netc.errors import NetcError, Span, fail
 from netc.layers.annotated import AnnotatedData
@@ -31,6 +32,7 @@ from netc.layers.evaluation import SizeFile
 from netc.layers.python import PythonData
 from netc.layers.segdata import DenseImageData, ImageSegData
 from netc.layers.types import BlobType, Layer, Phase, Refusal
+from netc.layers.video import VideoData
 from netc.layers.windowdata import WindowData
 
 #: Batches read ahead by the types whose text does not say how many; the schema's default for Data.
@@ -45,6 +47,7 @@ _SOURCES: dict[type[Layer], Any] = {
     DenseImageData: PairSource,
     ImageSegData: PairSource,
     WindowData: WindowSource,
+    VideoData: VideoSource,
     BlobFile: BlobSource,
     SizeFile: SizeSource,
     PythonData: CodeSource,

@@ -1,0 +1,73 @@
+"""Frames of a camera or a video: settings and shapes. netc opens neither."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from netc.layers.annotated import AnnotatedTransform
+from netc.layers.data import ImageReader
+from netc.layers.registry import layer
+from netc.layers.types import BlobType, Refusal
+
+
+class VideoType(enum.Enum):
+    """Where frames come from."""
+
+    WEBCAM = 0
+    VIDEO = 1
+
+
+@layer("VideoData", "video_data_param", "data_param")
+@dataclass(frozen=True)
+class VideoData(ImageReader):
+    """Frames of a camera (`device_id`) or of `video_file`, `skip_frames` between one and the next.
+
+    Shapes: frame (3, H, W) -> top (N, 3, H, W), resized and cropped as `transform_param` says; a
+    second top (N,) would hold labels, which frames do not have.
+
+    The layer can be looked at, but not run: a camera gives other images on every run, and netc
+    decodes no videos.
+
+    Source: SSD's fork (Liu et al., ECCV 2016).
+    """
+
+    video_type: VideoType = VideoType.WEBCAM
+    device_id: int = 0
+    video_file: str = ""
+    skip_frames: int = 0
+    transform_param: AnnotatedTransform = field(default_factory=AnnotatedTransform)
+
+    message: ClassVar[str] = "data_param"
+
+    def check(self) -> None:
+        if self.source:
+            raise Refusal(
+                "VideoData has no source",
+                expected="video_data_param { video_file }, or a camera",
+                got=f"source '{self.source}'",
+                setting="source",
+            )
+        if self.batch_size <= 0:
+            raise Refusal(
+                "batch_size is missing",
+                expected="batch_size > 0",
+                got=self.batch_size,
+                hint="add data_param { batch_size: 1 }",
+                setting="batch_size",
+            )
+        if self.video_type is VideoType.VIDEO and not self.video_file:
+            raise Refusal(
+                "the layer names no video",
+                expected='video_data_param { video_file: "PATH" }',
+                got="video_type: VIDEO",
+                setting="video_type",
+            )
+        self.transform_param.check()
+
+    def frame(self) -> BlobType | None:
+        """Return the type of a frame that is brought to one size; None where none is given."""
+        resize = self.transform_param.resize_param
+        size = (resize.height, resize.width) if resize else self.transform_param.window
+        return BlobType((3, *size)) if all(size) else None
