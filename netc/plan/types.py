@@ -179,9 +179,9 @@ class Plan:
         return tuple(found)
 
     def place(self, buffer: int) -> str:
-        """Return where a buffer lies, for printing: "@4096" in the arena, "own" outside."""
+        """Return where a buffer lies, for printing: "@4096" in the arena, "@own" outside."""
         storage = self.storages[self.buffers[buffer].storage]
-        return "own" if storage.offset is None else f"@{storage.offset}"
+        return "@own" if storage.offset is None else f"@{storage.offset}"
 
     def render(self) -> str:
         """Return the plan as text: one line for each step, then the memory."""
