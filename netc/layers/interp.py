@@ -51,6 +51,8 @@ class Interp(Layer):
     use_blob_size: bool = False
 
     bottoms: ClassVar[Arity] = between(1, 2)
+    # The second bottom is there for its size: what leads to it is constant to the objective.
+    stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]

@@ -40,6 +40,8 @@ class Enlarging(Layer):
     """
 
     bottoms: ClassVar[Arity] = between(1, 2)
+    # The mask says where values go; what leads to it is constant to the objective.
+    stops_gradients: ClassVar[bool] = True
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (True, False)[:n_bottoms]

@@ -186,3 +186,30 @@ def test_a_second_pass_repeats_the_first(text: str) -> None:
             param[...] = before  # BatchNorm's statistics move with every pass
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings"),
+    [
+        ("Crop", ""),
+        ("Interp", "interp_param { use_blob_size: true }"),
+        ("Upsample", "upsample_param { scale: 2 }"),
+    ],
+)
+def test_a_bottom_that_gives_a_shape_or_a_place_ends_the_gradient(
+    layer: str, settings: str
+) -> None:
+    """As in the forks, whose nets lead trained blobs there without a propagate_down."""
+    conv = "convolution_param { num_output: 1 kernel_size: 1 }"
+    p = planned(
+        f"""
+        layer {{ name: "in" type: "Input" top: "x"
+                input_param {{ shape {{ dim: 1 dim: 1 dim: 4 dim: 4 }} }} }}
+        layer {{ name: "a" type: "Convolution" bottom: "x" top: "a" {conv} }}
+        layer {{ name: "b" type: "Convolution" bottom: "x" top: "b" {conv} }}
+        layer {{ name: "l" type: "{layer}" bottom: "a" bottom: "b" top: "y" {settings} }}
+        layer {{ name: "sum" type: "Reduction" bottom: "y" top: "sum" loss_weight: 1 }}
+        """
+    )
+    assert "a" in p.diff
+    assert "b" not in p.diff
