@@ -15,8 +15,8 @@ from netc.layers.types import Phase
 from netc.learned import read_params, weights_of
 from netc.runtime.standin import StandIn
 from netc.weights import Fate, write_weights
+from tests.support.furnished import furnish
 from tests.support.nets import executor_of
-from tests.support.workplace import furnish
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from netc.checking import check
 from netc.report.problems import FileReport
-from tests.support.workplace import furnish
+from tests.support.furnished import furnish
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from netc.cli import main
-from tests.support.workplace import furnish
+from tests.support.furnished import furnish
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from netc.backends import find_backend
 from netc.schema import read_solver
 from netc.train.outcome import outcome
 from netc.train.solver import Action, Solver
-from tests.support.workplace import furnish
+from tests.support.furnished import furnish
 
 
 @pytest.fixture
