@@ -24,7 +24,7 @@ from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
 from netc.train.log import logger
 from netc.train.nets import solver_nets
-from netc.train.scoring import Scores, average_outputs, outputs_of, weighted
+from netc.train.scoring import Output, Scores, average_outputs, outputs_of, weighted
 from netc.train.settings import SolverSettings, read_settings
 from netc.train.update import RULES, UpdateRule
 
@@ -291,17 +291,7 @@ class Solver:
             self.smoothed_loss,
         )
         self._last_display = (self.iter, now)
-        number = 0
-        for name, values, weight in outputs_of(self.net):
-            for value in values:
-                logger.info(
-                    "    Train net output #%d: %s = %g%s",
-                    number,
-                    name,
-                    value,
-                    weighted(weight, value),
-                )
-                number += 1
+        _log_outputs("Train", outputs_of(self.net))
 
     def test_all(self) -> None:
         """Test every test net; the averaged outputs are logged and kept in `scores`."""
@@ -321,17 +311,7 @@ class Solver:
         scores = average_outputs(net, passes)
         if self.settings.test_compute_loss:
             logger.info("Test loss: %g", scores.loss)
-        number = 0
-        for name, values, weight in scores.outputs:
-            for value in values:
-                logger.info(
-                    "    Test net output #%d: %s = %g%s",
-                    number,
-                    name,
-                    value,
-                    weighted(weight, value),
-                )
-                number += 1
+        _log_outputs("Test", scores.outputs)
         return Scores(index, scores.outputs, scores.loss)
 
     def _tell(self, loss: float, rate: float) -> None:
@@ -367,6 +347,15 @@ class Solver:
     def restore(self, path: str | Path) -> None:
         """Continue from a solver state: params, history, iter, data positions, random state."""
         snapshot.restore(self, Path(path))
+
+
+def _log_outputs(which: str, outputs: Sequence[Output]) -> None:
+    """Log every value of a net's outputs, numbered through, in Caffe's wording."""
+    numbered = ((name, value, weight) for name, values, weight in outputs for value in values)
+    for number, (name, value, weight) in enumerate(numbered):
+        logger.info(
+            "    %s net output #%d: %s = %g%s", which, number, name, value, weighted(weight, value)
+        )
 
 
 def batch_size(net: Executor) -> int:
