@@ -126,15 +126,18 @@ def executor(
     *,
     train: bool,
     keep: Iterable[str] | str = (),
+    updates: bool = False,
     seed: int = 0,
     params: Mapping[int, Array] | None = None,
     param_layouts: Mapping[int, Layout | None] | None = None,
 ) -> Executor:
-    """Plan a graph, open its data and give it memory.
+    """Plan a graph, open its data and give it memory; `keep` and `updates` as for `plan`.
 
     `params` are arrays to share, by index, which lie as `param_layouts` says.
     """
-    planned = plan(graph, backend, train=train, keep=keep, param_layouts=param_layouts)
+    planned = plan(
+        graph, backend, train=train, keep=keep, updates=updates, param_layouts=param_layouts
+    )
     return Executor(
         planned,
         backend,
@@ -146,7 +149,12 @@ def executor(
 
 
 def timed_executor(
-    graph: Graph, backend: Backend, *, train: bool, replaced: Iterable[str] = ()
+    graph: Graph,
+    backend: Backend,
+    *,
+    train: bool,
+    updates: bool = False,
+    replaced: Iterable[str] = (),
 ) -> tuple[Executor, list[str]]:
     """Do the same for a net whose speed alone matters; return it with remarks.
 
@@ -169,7 +177,7 @@ def timed_executor(
             remarks.append(f"layer {node.label} gives random values, and no data is read")
         else:
             feeds[index] = _open(graph, index, 0)
-    net = Executor(plan(graph, backend, train=train), backend, feeds=feeds)
+    net = Executor(plan(graph, backend, train=train, updates=updates), backend, feeds=feeds)
     fill_inputs(net)
     return net, remarks
 
@@ -181,13 +189,14 @@ def assembled(
     *,
     train: bool,
     keep: Iterable[str] | str = (),
+    updates: bool = False,
     seed: int = 0,
     sharing: Executor | None = None,
 ) -> Executor:
     """Return the executor of a net in a state; its params are those of `sharing` where it can."""
     graph = shaped(source, state)
     if sharing is None:
-        return executor(graph, backend, train=train, keep=keep, seed=seed)
+        return executor(graph, backend, train=train, keep=keep, updates=updates, seed=seed)
     shared = _shared(graph, sharing)
     layouts = sharing.plan.param_layouts
     return executor(

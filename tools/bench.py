@@ -56,7 +56,11 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
 
     train = mode == "train"
     executor, _ = timed_executor(
-        graph_of(net, mode), find_backend(backend_name), train=train, replaced=("data", "label")
+        graph_of(net, mode),
+        find_backend(backend_name),
+        train=train,
+        updates=train,
+        replaced=("data", "label"),
     )
     if not train:
         return executor.forward
@@ -65,12 +69,16 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     )
     rule = SGD(settings, executor.plan.graph.params, [a.shape for a in executor.params])
 
+    def update(index: int, gradient: Any) -> None:
+        rule.apply_to(index, 0, executor.params[index], gradient)
+
+    executor.on_gradient = update
+
     def step() -> None:
         executor.clear_param_diffs()
         executor.forward()
-        executor.backward()
         executor.loss()
-        rule.apply(0, executor.params, executor.param_diffs)
+        executor.backward()
 
     return step
 

@@ -19,14 +19,16 @@ def plan(
     *,
     train: bool = False,
     keep: Iterable[str] | str = (),
+    updates: bool = False,
     param_layouts: Mapping[int, Layout | None] | None = None,
 ) -> Plan:
     """Compile a graph for a backend.
 
     `train` plans the backward pass too. `keep` lists blob keys whose data must be readable after a
-    pass, besides inputs and outputs; "all" keeps the data and diff of every blob. `param_layouts`
-    says how params lie that are there already, by index. Raises NetcError where a gradient cannot
-    flow.
+    pass, besides inputs and outputs; "all" keeps the data and diff of every blob. With `updates`
+    the backward pass has an `Update` for each param, behind which its gradient is gone: for
+    solvers that need no two gradients at once. `param_layouts` says how params lie that are there
+    already, by index. Raises NetcError where a gradient cannot flow.
     """
     need = find_need(graph) if train else no_need(graph)
     keep_all = keep == "all"
@@ -41,7 +43,7 @@ def plan(
         plain_params=keep_all,
         params=param_layouts or {},
     )
-    memory = assign(graph, need, choices, visible, keep_all)
+    memory = assign(graph, need, choices, visible, keep_all, updates)
     return Plan(
         graph=graph,
         train=train,
@@ -55,6 +57,7 @@ def plan(
         data=memory.data,
         diff=memory.diff,
         kept=memory.kept,
+        param_diff=memory.param_diff,
         param_layouts=choices.params,
         arena_bytes=memory.arena_bytes,
     )

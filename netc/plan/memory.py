@@ -14,7 +14,7 @@ from netc.backends.base import Layout
 from netc.graph.types import Graph
 from netc.layers.types import Reads
 from netc.plan.choose import Choice, Choices
-from netc.plan.types import Buffer, Direction, Fill, Need, Reorder, Step, Storage
+from netc.plan.types import Buffer, Direction, Fill, Need, Reorder, Step, Storage, Update
 
 ALIGNMENT = 64  # one cache line, and the widest vector register
 
@@ -62,12 +62,13 @@ class Memory:
     """The answer of the pass."""
 
     forward: tuple[Step | Reorder, ...]
-    backward: tuple[Step | Reorder | Fill, ...]
+    backward: tuple[Step | Reorder | Fill | Update, ...]
     buffers: tuple[Buffer, ...]
     storages: tuple[Storage, ...]
     data: dict[str, int]
     diff: dict[str, int]
     kept: dict[tuple[int, int], int]
+    param_diff: dict[int, int]
     arena_bytes: int
 
 
@@ -82,10 +83,18 @@ def visible_blobs(graph: Graph, keep: Iterable[str]) -> frozenset[str]:
 
 
 def assign(
-    graph: Graph, need: Need, choices: Choices, visible: frozenset[str], keep_all: bool
+    graph: Graph,
+    need: Need,
+    choices: Choices,
+    visible: frozenset[str],
+    keep_all: bool,
+    updates: bool,
 ) -> Memory:
-    """Lay out the steps and give every buffer its place. `visible` blobs survive the pass."""
-    return _Assignment(graph, need, choices, visible, keep_all).run()
+    """Lay out the steps and give every buffer its place.
+
+    `visible` blobs survive the pass; with `updates` gradients of params are buffers, too.
+    """
+    return _Assignment(graph, need, choices, visible, keep_all, updates).run()
 
 
 class _Assignment:
@@ -96,20 +105,28 @@ class _Assignment:
         choices: Choices,
         visible: frozenset[str],
         keep_all: bool,
+        updates: bool,
     ) -> None:
         self.graph, self.need, self.choices = graph, need, choices
         self.visible, self.keep_all = visible, keep_all
+        #: For each param the unit that uses it last in the backward pass, where it is updated.
+        self.updated_at: dict[int, int] = {}
+        if updates:
+            for index, choice in reversed(list(enumerate(choices.choices))):
+                if choice.unit.runs:
+                    self.updated_at |= {use.param: index for use in choice.unit.params}
         self.n = len(graph.nodes)
         self.values: list[_Value] = []
         self.guests: dict[int, _Guest] = {}
         self.data: dict[str, int] = {}
         self.diff: dict[str, int] = {}
         self.kept: dict[tuple[int, int], int] = {}
+        self.param_diff: dict[int, int] = {}
         #: Blobs that were copied to another layout, for the next who wants them so.
         self.copies: dict[tuple[str, Layout | None], int] = {}
         self.operands: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self.forward: list[Step | Reorder] = []
-        self.backward: list[Step | Reorder | Fill] = []
+        self.backward: list[Step | Reorder | Fill | Update] = []
 
     def run(self) -> Memory:
         for index, choice in enumerate(self.choices.choices):
@@ -135,6 +152,7 @@ class _Assignment:
             self.data,
             self.diff,
             self.kept,
+            self.param_diff,
             arena_bytes,
         )
 
@@ -300,6 +318,24 @@ class _Assignment:
             )
         )
         self.backward += after
+        self._place_gradients(index, choice, time)
+
+    def _place_gradients(self, index: int, choice: Choice, time: int) -> None:
+        """Give the gradients of a unit's params their lives, which end where they are used."""
+        if not self.updated_at:
+            return
+        unit = choice.unit
+        for use, want in zip(unit.params, unit.wants_params, strict=True):
+            if want and use.param not in self.param_diff:
+                param = self.graph.params[use.param]
+                name = f"diff of param {param.index} of {self.graph.nodes[param.owner].name}"
+                layout = self.choices.params[use.param]
+                self.param_diff[use.param] = self._value(name, param.shape, layout, time)
+        for used in dict.fromkeys(use.param for use in unit.params):
+            if used in self.param_diff and self.updated_at[used] == index:
+                gradient = self.param_diff[used]
+                self._touch((gradient,), time)
+                self.backward.append(Update(unit.nodes[0], used, gradient))
 
     def _data_again(
         self, index: int, choice: Choice, time: int
@@ -396,7 +432,7 @@ class _Assignment:
             group_of.append(len(groups) - 1)
         return groups, group_of
 
-    def _is_nothing(self, step: Step | Reorder | Fill, group_of: Sequence[int]) -> bool:
+    def _is_nothing(self, step: Step | Reorder | Fill | Update, group_of: Sequence[int]) -> bool:
         """Say whether a step is that of a layer whose tops lie where its bottoms lie."""
         if not isinstance(step, Step):
             return False

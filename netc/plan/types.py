@@ -117,6 +117,18 @@ class Fill:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The moment from which the gradient of a param is complete and nobody reads the param again.
+
+    The solver may change the param here; the gradient, a buffer like any other, is dead behind it.
+    """
+
+    node: int
+    param: int
+    gradient: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the runtime runs, frozen and printable.
@@ -125,6 +137,8 @@ class Plan:
     reaches is absent from `diff`, a blob inside a chain of layers that run as one from both; a blob
     that shares memory with another names the same storage. A node whose tops all lie where its
     bottom lies has no step. `param_layouts` says how each param and its gradient lie.
+    `param_diff` maps params to the buffers of their gradients where the backward pass updates them;
+    it is empty where gradients have memory of their own and stay until they are cleared.
     """
 
     graph: Graph
@@ -132,13 +146,14 @@ class Plan:
     keep_all: bool
     need: Need
     forward: tuple[Step | Reorder, ...]
-    backward: tuple[Step | Reorder | Fill, ...]
+    backward: tuple[Step | Reorder | Fill | Update, ...]
     kernels: tuple[Kernel | None, ...] = field(repr=False, compare=False)
     buffers: tuple[Buffer, ...]
     storages: tuple[Storage, ...]
     data: dict[str, int]
     diff: dict[str, int]
     kept: dict[tuple[int, int], int]
+    param_diff: dict[int, int]
     param_layouts: tuple[Layout | None, ...]
     arena_bytes: int
 
@@ -192,6 +207,8 @@ class Plan:
                     lines.append(self._render_fill(step))
                 case Reorder():
                     lines.append(self._render_reorder(step))
+                case Update():
+                    lines.append(self._render_update(step))
                 case Step():
                     lines.append(self._render_step(step))
         moved = sum(self.buffers[step.target].nbytes for step in self.reorders)
@@ -208,6 +225,11 @@ class Plan:
 
     def _render_fill(self, fill: Fill) -> str:
         return f"{'fill':<8} diff {fill.blob} = {fill.value:g}"
+
+    def _render_update(self, step: Update) -> str:
+        param = self.graph.params[step.param]
+        owner = self.graph.nodes[param.owner].label
+        return f"{'update':<8} param {param.index} of {owner}  {self._render_buffer(step.gradient)}"
 
     def _render_reorder(self, step: Reorder) -> str:
         source, target = self.buffers[step.source], self.buffers[step.target]

@@ -15,7 +15,7 @@ from netc.errors import fail
 from netc.graph.types import Graph, Node
 from netc.layers.types import Array, Refusal
 from netc.plan.memory import ALIGNMENT
-from netc.plan.types import Direction, Fill, Plan, Reorder, Step
+from netc.plan.types import Direction, Fill, Plan, Reorder, Step, Update
 
 
 class Feed(Protocol):
@@ -68,7 +68,9 @@ class Executor:
     in to share them with another executor, else they are allocated and filled from `seed`.
     `param_diffs` hold None for params without gradient; they accumulate until `clear_param_diffs`.
     Both lie as `plan.param_layouts` says: an array in C order has the param's shape, any other is
-    flat, for rules that go element by element (padding holds zeros). `param_array`, `set_param` and
+    flat, for rules that go element by element (padding holds zeros). Where the plan has updates,
+    there are no `param_diffs`: the backward pass calls `on_gradient(index, gradient)` once the
+    gradient of a param is complete, which may change both. `param_array`, `set_param` and
     `param_diff_array` speak C order whatever the layout. `feeds` maps node indices to what fills
     data layers, `sinks` those of layers that write data to what takes it; where there is none,
     nothing is written.
@@ -89,6 +91,8 @@ class Executor:
         self.seed = seed
         self.feeds = dict(feeds or {})
         self.sinks = dict(sinks or {})
+        #: See above; whoever runs a plan with updates backward sets it.
+        self.on_gradient: Callable[[int, Array], None] = _nobody
         self._clock = _Clock()
         graph = plan.graph
         given = params or {}
@@ -103,10 +107,11 @@ class Executor:
             if want
         }
         self._param_diffs: list[Array | None] = [
-            self._raw(i) if i in wanted else None for i in range(len(graph.params))
+            self._raw(i) if i in wanted and not plan.param_diff else None
+            for i in range(len(graph.params))
         ]
         #: Params whose gradient counts as zero: the next one overwrites what is in memory.
-        self._cleared: set[int] = set()
+        self._cleared: set[int] = set(plan.param_diff)
         #: What has memory of its own, by kind, key and shape.
         self._owned: dict[_Place, Array] = {}
         self._lay_out(plan, {})
@@ -166,6 +171,8 @@ class Executor:
             .reshape(buffer.shape if buffer.layout is None else -1)
             for buffer in plan.buffers
         ]
+        for param, gradient in plan.param_diff.items():
+            self._param_diffs[param] = self._buffers[gradient]
         self._params_scratch = self.backend.allocate(_params_scratch(plan))
         for blob in plan.graph.loss_blobs:
             # Outputs in the objective start the backward pass; the others get a Fill step.
@@ -241,6 +248,7 @@ class Executor:
     @property
     def param_diffs(self) -> list[Array | None]:
         """The gradients of the params, None for those without; the list and its arrays are live."""
+        assert not self.plan.param_diff, "these gradients are gone once they were used"
         for i in self._cleared:
             diff = self._param_diffs[i]
             assert diff is not None
@@ -385,7 +393,9 @@ class Executor:
         self.from_plain(index, given, own)
         return own
 
-    def _prepare_backward(self, step: Step | Reorder | Fill) -> tuple[int, Prepared]:
+    def _prepare_backward(self, step: Step | Reorder | Fill | Update) -> tuple[int, Prepared]:
+        if isinstance(step, Update):
+            return step.node, self._prepare_update(step)
         if isinstance(step, Fill):
             diff, value = self.diff(step.blob), step.value
             # It belongs to the first gradient that is added, of whatever part of the net is run.
@@ -420,6 +430,15 @@ class Executor:
         else:
             run = kernel.backward(self._bind(step, node, params, (None,) * len(params)))
         return _telling_the_layer(_in_a_row(*before, run), node)
+
+    def _prepare_update(self, step: Update) -> Prepared:
+        index, gradient = step.param, self._buffers[step.gradient]
+
+        def update() -> None:
+            self.on_gradient(index, gradient)
+            self._cleared.add(index)
+
+        return update
 
     def _prepare_reorder(self, step: Reorder) -> Prepared:
         source, target = (self.plan.buffers[i] for i in (step.source, step.target))
@@ -566,6 +585,10 @@ class Executor:
 
 
 _NOTHING = np.empty(0, np.uint8)
+
+
+def _nobody(index: int, gradient: Array) -> None:
+    raise AssertionError("a plan with updates runs backward, and nobody takes its gradients")
 
 
 def _nbytes(shape: tuple[int, ...], layout: Layout | None) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import NetcError, fail
+from netc.layers.types import Array
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
@@ -91,8 +92,15 @@ class Solver:
         #: The training net's layers as the text has them, for snapshots.
         self.messages = tuple(filter(train.state.includes, train.source.message.layer))
         self.net: Executor = make(
-            train.source, train.state, backend, train=True, keep=keep, seed=self.seed
+            train.source,
+            train.state,
+            backend,
+            train=True,
+            keep=keep,
+            updates=self._updates_one_by_one(),
+            seed=self.seed,
         )
+        self.net.on_gradient = self._update_param
         self.test_nets: list[Executor] = [
             make(
                 test.source,
@@ -217,7 +225,26 @@ class Solver:
         """
         if self._displays_now():
             logger.info("Iteration %d, lr = %g", self.iter, self.rate)
-        self.rule.apply(self.iter, self.net.params, self.net.param_diffs)
+        updated = self.net.plan.param_diff
+        if not updated:
+            self.rule.apply(self.iter, self.net.params, self.net.param_diffs)
+            return
+        for i, values in enumerate(self.net.params):
+            if i not in updated:
+                self.rule.apply_to(i, self.iter, values, None)
+
+    def _updates_one_by_one(self) -> bool:
+        """Say whether each param can be updated as soon as its own gradient is there.
+
+        If nothing needs the gradients of two of them at once, or once the iteration is over.
+        """
+        s = self.settings
+        needed = s.iter_size > 1 or s.clip_gradients >= 0 or s.snapshot_diff or s.debug_info
+        return not needed
+
+    def _update_param(self, index: int, gradient: Array) -> None:
+        """Take the gradient of a param in the middle of the backward pass."""
+        self.rule.apply_to(index, self.iter, self.net.params[index], gradient)
 
     def _passes(self) -> float:
         """Run the forward and backward passes of one iteration; return their mean loss."""
@@ -225,10 +252,11 @@ class Solver:
         for _ in range(self.settings.iter_size):
             self._before_forward()
             self.net.forward()
-            self.net.backward()
             loss += self.net.loss()
-        if not math.isfinite(loss):
-            raise self._diverged()
+            # Here, as the backward pass may go on to spoil the params.
+            if not math.isfinite(loss):
+                raise self._diverged()
+            self.net.backward()
         return loss / self.settings.iter_size
 
     def _before_forward(self) -> None:

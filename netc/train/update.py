@@ -73,21 +73,27 @@ class UpdateRule(ABC):
     def apply(self, iteration: int, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
         """Update `data` in place from the accumulated `diffs`, which the update overwrites.
 
-        A param whose diff is None (no gradient reaches it) decays all the same, and a frozen one
-        gathers its decay in the history of rules that keep the rate outside: as in Caffe.
+        A frozen param gathers its decay in the history of rules that keep the rate outside: as in
+        Caffe.
         """
         self._clip(diffs)
-        rate = learning_rate(self.settings, iteration)
-        for i, param in enumerate(self.params):
-            local_rate = rate * param.lr_mult
-            diff = diffs[i]
-            if param.lr_mult == 0 and self.rate_in_history:
-                continue
-            if diff is None:
-                if not self.settings.weight_decay * param.decay_mult:
-                    continue
-                diff = np.zeros_like(data[i])
-            self._apply_to_param(i, param, np.float32(local_rate), data[i], diff, iteration)
+        for i, (values, diff) in enumerate(zip(data, diffs, strict=True)):
+            self.apply_to(i, iteration, values, diff)
+
+    def apply_to(self, i: int, iteration: int, data: Blob, diff: Blob | None) -> None:
+        """Update param `i` alone, for settings that do not clip all gradients together.
+
+        Where the diff is None (no gradient reaches the param), it decays all the same.
+        """
+        param = self.params[i]
+        if param.lr_mult == 0 and self.rate_in_history:
+            return
+        if diff is None:
+            if not self.settings.weight_decay * param.decay_mult:
+                return
+            diff = np.zeros_like(data)
+        rate = np.float32(learning_rate(self.settings, iteration) * param.lr_mult)
+        self._apply_to_param(i, param, rate, data, diff, iteration)
 
     def _apply_to_param(
         self, i: int, param: Param, rate: np.float32, data: Blob, diff: Blob, iteration: int

@@ -13,7 +13,8 @@ from netc.errors import NetcError
 from netc.graph.types import Graph
 from netc.layers.types import Reads
 from netc.plan import Plan, plan
-from tests.support.nets import executor_of, graph_of, net_texts, set_inputs
+from netc.plan.types import Update
+from tests.support.nets import executor_of, graph_of, net_texts, require, set_inputs
 
 LENET_HEAD = """
 layer { name: "in" type: "Input" top: "x" top: "t"
@@ -167,6 +168,70 @@ def test_sharing_memory_changes_no_number(text: str) -> None:
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=net_texts(shared=True))
+def test_gradients_that_share_memory_are_the_same(backend: str, text: str) -> None:
+    """Each is complete when it is handed over, and its param is not read again in that pass.
+
+    Who takes it spoils both, as an update would.
+    """
+    require(backend)
+    graph = graph_of(text)
+    apart = executor_of(graph, backend_name=backend)
+    shared = executor_of(graph, backend_name=backend, updates=True)
+    set_inputs(apart)
+    apart.clear_param_diffs()
+    apart.forward()
+    apart.backward()
+    for _ in range(2):  # the second time with what the first one left behind
+        taken: dict[int, np.ndarray] = {}
+
+        def take(index: int, gradient: np.ndarray, taken: dict[int, np.ndarray] = taken) -> None:
+            assert index not in taken
+            taken[index] = gradient.copy()
+            gradient[...] = np.nan
+            shared.params[index][...] = np.nan
+
+        shared.on_gradient = take
+        for ours, theirs in zip(shared.params, apart.params, strict=True):
+            ours[...] = theirs
+        shared._arena[...] = 255  # NaN in every format
+        set_inputs(shared)
+        shared.forward_pass = 0
+        shared.clear_param_diffs()
+        shared.forward()
+        shared.backward()
+        expected = {i: diff for i, diff in enumerate(apart.param_diffs) if diff is not None}
+        assert taken.keys() == expected.keys()
+        for index, diff in expected.items():
+            np.testing.assert_array_equal(taken[index], diff)
+
+
+def test_gradients_that_are_used_at_once_need_memory_for_one() -> None:
+    layers = [
+        f"""
+    layer {{ name: "ip{i}" type: "InnerProduct" bottom: "{f"h{i}" if i else "x"}" top: "h{i + 1}"
+            inner_product_param {{ num_output: 64 weight_filler {{ type: "xavier" }} }} }}"""
+        for i in range(6)
+    ]
+    text = (
+        """
+    layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 64 } } }
+    """
+        + "".join(layers)
+        + """
+    layer { name: "sum" type: "Reduction" bottom: "h6" top: "sum" loss_weight: 1 }"""
+    )
+    backend = find_backend("reference")
+    p = plan(graph_of(text), backend, train=True, updates=True)
+    weights = 64 * 64 * 4
+    assert weights <= p.arena_bytes < 2 * weights
+    updates = [step.param for step in p.backward if isinstance(step, Update)]
+    assert sorted(updates) == list(range(12))
+    assert "update   param 0 of 'ip5' (InnerProduct)" in p.render()
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

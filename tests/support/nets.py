@@ -41,12 +41,14 @@ def executor_of(
     *,
     train: bool = True,
     keep: str = "",
+    updates: bool = False,
     seed: int = 1,
     backend_name: str = "reference",
 ) -> Executor:
     """Plan a graph on a backend and give it memory."""
     backend = find_backend(backend_name)
-    return Executor(plan(graph, backend, train=train, keep=keep), backend, seed=seed)
+    planned = plan(graph, backend, train=train, keep=keep, updates=updates)
+    return Executor(planned, backend, seed=seed)
 
 
 def set_inputs(net: Executor, seed: int = 0) -> None:
@@ -63,6 +65,7 @@ class _Text:
     lines: list[str] = field(default_factory=list)
     blobs: list[tuple[str, tuple[int, int, int, int]]] = field(default_factory=list)
     count: int = 0
+    shares: bool = False
 
     def layer(self, kind: str, bottoms: Sequence[str], tops: Sequence[str], rest: str = "") -> None:
         ends = " ".join([f'bottom: "{b}"' for b in bottoms] + [f'top: "{t}"' for t in tops])
@@ -87,17 +90,17 @@ _POINTWISE = {
 
 
 @st.composite
-def net_texts(draw: st.DrawFn) -> str:
+def net_texts(draw: st.DrawFn, *, shared: bool = False) -> str:
     """Draw the text of a small net: chains, branches, residuals, in-place layers.
 
-    Blobs read several times.
+    Blobs read several times; with `shared` also params.
     """
-    net = _Text()
+    net = _Text(shares=shared)
     shape = (2, draw(st.integers(1, 4)), draw(st.integers(3, 5)), draw(st.integers(3, 5)))
     dims = " ".join(f"dim: {n}" for n in shape)
     net.layer("Input", (), ("data",), f"input_param {{ shape {{ {dims} }} }}")
     # The data itself is behind a layer with params, so that gradients have somewhere to go.
-    net.layer("Convolution", ("data",), ("start",), _conv(shape[1]))
+    net.layer("Convolution", ("data",), ("start",), _conv(shape[1], shape[1], net))
     net.blobs.append(("start", shape))
     for _ in range(draw(st.integers(1, 10))):
         _draw_layer(draw, net)
@@ -110,10 +113,12 @@ def net_texts(draw: st.DrawFn) -> str:
     return "\n".join(net.lines)
 
 
-def _conv(channels: int) -> str:
+def _conv(bottom: int, top: int, net: _Text) -> str:
+    # One set of weights for all convolutions of these channels.
+    share = f"param {{ name: 'w{bottom}x{top}' }} param {{ name: 'b{bottom}x{top}' }} "
     return (
-        f"convolution_param {{ num_output: {channels} kernel_size: 3 pad: 1 "
-        "weight_filler { type: 'xavier' } }"
+        f"{share if net.shares else ''}convolution_param {{ num_output: {top} kernel_size: 3 "
+        "pad: 1 weight_filler { type: 'xavier' } }"
     )
 
 
@@ -155,7 +160,7 @@ def _draw_layer(draw: st.DrawFn, net: _Text) -> None:
             made = [(top, shape)]
         case "conv":
             channels = draw(st.integers(1, 4))
-            net.layer("Convolution", (name,), (top,), _conv(channels))
+            net.layer("Convolution", (name,), (top,), _conv(c, channels, net))
             made = [(top, (n, channels, h, w))]
         case "sum" | "concat":
             others = [b for b in net.blobs if b[1] == shape]

@@ -263,3 +263,29 @@ def test_training_to_the_end_needs_one(folder: Path) -> None:
     solver.step(1)  # a program may do without
     with pytest.raises(NetcError, match="max_iter is missing"):
         solver.solve()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_updates_in_the_backward_pass_change_no_number(folder: Path, kind: str) -> None:
+    """Gradients that are clipped together must all be there; a limit that is never met shows it."""
+    base = SOLVER if kind == "SGD" else SOLVER.replace("momentum: 0.9", "")
+    at_once = solver_in(folder, f'type: "{kind}"', base=base)
+    together = solver_in(folder, f'type: "{kind}" clip_gradients: 1e9', base=base)
+    assert at_once.net.plan.param_diff
+    assert not together.net.plan.param_diff
+    for solver in (at_once, together):
+        solver.step(7)
+    equal(at_once, together)
+
+
+def test_a_loss_that_is_not_finite_changes_no_param(folder: Path) -> None:
+    solver = solver_in(folder)
+    solver.step(1)
+    history = [blob.copy() for blob in solver.rule.history]
+    solver.net.params[0][0, 0] = np.inf
+    last = solver.net.params[-2].copy()
+    with pytest.raises(NetcError):
+        solver.step(1)
+    for ours, earlier in zip(solver.rule.history, history, strict=True):
+        np.testing.assert_array_equal(ours, earlier)
+    np.testing.assert_array_equal(solver.net.params[-2], last)
