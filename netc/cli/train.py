@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from netc.backends import find_backend
     from netc.schema import read_solver
     from netc.train import signals, tuning
+    from netc.train.extension import Point
     from netc.train.log import log_to, logger
     from netc.train.outcome import outcome
     from netc.train.progress import progress_row
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             level=args.level,
             stages=args.stage,
         )
-        solver.observers.append(row.show)
+        solver.on(Point.ITERATED, lambda solver: row.show(solver.progress()))
         tuning.start(solver, split_list(args.weights) if args.weights else [], args.snapshot)
         solver.solve()
     print(*outcome(solver), sep="\n")

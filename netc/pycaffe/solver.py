@@ -18,6 +18,7 @@ from netc.runtime import Executor
 from netc.schema import Source, netc_pb2, read_solver
 from netc.train import solver as training
 from netc.train import tuning
+from netc.train.extension import Point
 from netc.train.settings import read_settings
 
 
@@ -149,9 +150,9 @@ class Solver:
         self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None] | None = None
     ) -> None:
         """Have functions called in each iteration: before its first pass, and before its update."""
-        self._solver.before_iteration.append(lambda _: on_start())
+        self._solver.on(Point.ITERATION, lambda _: on_start())
         if on_gradients_ready is not None:
-            self._solver.after_gradients.append(lambda _: on_gradients_ready())
+            self._solver.on(Point.GRADIENTS, lambda _: on_gradients_ready())
 
 
 class SGDSolver(Solver):

@@ -13,7 +13,7 @@ from netc.train.solver import Solver
 def outcome(solver: Solver) -> list[str]:
     """Return lines: how far the run came, where its snapshot lies, the commands that may follow."""
     done, wanted = solver.iter, solver.settings.max_iter
-    what = "stopped at" if solver.stopped_early else "trained to"
+    what = "stopped at" if solver.stopped else "trained to"
     lines = [f"{what} iteration {done}" + (f" of {wanted}" if done < wanted else "")]
     if solver.last_snapshot is None:
         return [*lines, "no snapshot was written (see snapshot and snapshot_after_train)"]
@@ -21,7 +21,7 @@ def outcome(solver: Solver) -> list[str]:
     lines.append(f"  weights  {weights}")
     solver_file = solver.source.file
     lines.append(f"  go on    {_command('train', solver=solver_file, snapshot=state)}")
-    if not solver.stopped_early and (net := _net_file(solver)):
+    if not solver.stopped and (net := _net_file(solver)):
         output = str(Path(weights.removesuffix(".h5")).with_suffix(".onnx"))
         lines.append(f"  export   {_command('export', model=net, weights=weights, output=output)}")
     return lines

@@ -14,15 +14,37 @@ import numpy as np
 
 from netc import data
 from netc.errors import fail
+from netc.layers.types import Array
 from netc.learned import load_weights, weights_of
 from netc.runtime import Executor
 from netc.train import policy
+from netc.train.extension import Extension, Point, every
 from netc.train.log import logger
 from netc.train.settings import SnapshotFormat
 from netc.weights import Cursor, SavedBlob, SolverState, atomic, read_state, write_snapshot
 
 if TYPE_CHECKING:
     from netc.train.solver import Solver
+
+
+class Snapshots(Extension):
+    """Writes a snapshot every `snapshot` iterations, and when one is asked for."""
+
+    def attach(self, solver: Solver) -> None:
+        """Add the calls."""
+        due = every(lambda settings: settings.snapshot)
+
+        def between(solver: Solver) -> None:
+            solver.ask()
+            if solver.snapshot_asked or due(solver):
+                solver.snapshot()
+
+        solver.on(
+            Point.SOLVE,
+            lambda solver: check_writable(solver.snapshot_prefix),
+            lambda solver: bool(solver.settings.snapshot or solver.settings.snapshot_after_train),
+        )
+        solver.on(Point.AFTER, between)
 
 
 def save(solver: Solver) -> tuple[Path, Path]:
@@ -71,6 +93,15 @@ def state_of(solver: Solver) -> SolverState:
             (name, np.array(net.backend.to_host(values), np.float32))
             for label, net in _nets(solver)
             for name, values in ((f"{label}{n}", v) for n, v in net.persistent().items())
+        )
+        + tuple(
+            (name, np.array(solver.backend.to_host(values), np.float32))
+            for name, values in _arrays(solver)
+        ),
+        extensions=tuple(
+            (extension.name, state)
+            for extension in solver.extensions
+            if (state := extension.state())
         ),
     )
 
@@ -117,11 +148,24 @@ def restore(solver: Solver, path: Path) -> None:
             cursor = cursors[name]
             size = int(cursor.state)
             feed.restore(data.Cursor(cursor.epoch * size + cursor.position, size))
+    _restore_extensions(solver, state)
     kept = dict(state.kept)
     for label, net in _nets(solver):
         for name, values in net.persistent().items():
             if f"{label}{name}" in kept:
                 values[...] = kept[f"{label}{name}"].reshape(values.shape)
+    for name, values in _arrays(solver):
+        if name in kept:
+            values[...] = kept[name].reshape(values.shape)
+
+
+def _restore_extensions(solver: Solver, state: SolverState) -> None:
+    saved = dict(state.extensions)
+    for extension in solver.extensions:
+        if extension.name in saved:
+            extension.restore(saved.pop(extension.name))
+    for name in saved:
+        logger.warning("the snapshot remembers '%s', which this solver does not use", name)
 
 
 def check_writable(prefix: str) -> None:
@@ -159,6 +203,13 @@ def _nets(solver: Solver) -> Iterator[tuple[str, Executor]]:
     yield "", solver.net
     for i, net in enumerate(solver.test_nets):
         yield f"test{i}:", net
+
+
+def _arrays(solver: Solver) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays of the extensions, with their names in a solver state."""
+    for extension in solver.extensions:
+        for name, values in extension.arrays().items():
+            yield f"{extension.name}:{name}", values
 
 
 def _feeds(solver: Solver) -> Iterator[tuple[str, data.Feed]]:

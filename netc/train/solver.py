@@ -1,4 +1,4 @@
-"""The solver loop: feed, run the plan, update; test, display and snapshot each on its own trigger.
+"""The solver loop: feed, run the plan, update. Everything else waits at its points.
 
 Matches Caffe's `Solver::Step` and `Solver::Solve`, with the log in its wording.
 """
@@ -8,25 +8,26 @@ from __future__ import annotations
 import enum
 import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
-from netc.errors import NetcError, fail
+from netc.errors import fail
 from netc.layers.types import Array
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
+from netc.train.display import Display
+from netc.train.extension import Call, Extension, Point, Trigger, always
+from netc.train.guards import FiniteLoss
 from netc.train.log import logger
 from netc.train.nets import solver_nets
-from netc.train.scoring import Output, Scores, average_outputs, outputs_of, weighted
+from netc.train.scoring import Scores
 from netc.train.settings import SolverSettings, read_settings
+from netc.train.testing import Tests
 from netc.train.update import RULES, UpdateRule
 
 
@@ -40,7 +41,7 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What an observer is told after each iteration.
+    """How far a run is after an iteration.
 
     `images` counts items seen in this iteration.
     """
@@ -56,11 +57,11 @@ class Progress:
 class Solver:
     """A training net, its test nets and an update rule.
 
-    `action` is asked between iterations; `observers` are called after each;
-    `before_forward(solver)` runs before every forward pass of the training net, for those who set
-    its inputs themselves. `keep` as for `plan`. `level` and `stages` are merged into the training
-    state, as Caffe's command line does. The seed is `random_seed`, or chosen and logged. `make` is
-    asked for the executors, with the arguments of `netc.assemble.assembled`.
+    `on` adds calls at the points of the loop, `extend` those of an extension, which may remember
+    something in snapshots: before `restore`. `action` is asked between iterations. `keep` as for
+    `plan`. `level` and `stages` are merged into the training state, as Caffe's command line does.
+    The seed is `random_seed`, or chosen and logged. `make` is asked for the executors, with the
+    arguments of `netc.assemble.assembled`.
     """
 
     def __init__(
@@ -78,12 +79,11 @@ class Solver:
         self.settings: SolverSettings = read_settings(source)
         self.backend = backend
         self.action = action
-        self.observers: list[Callable[[Progress], None]] = []
-        self.before_forward: list[Callable[[Solver], None]] = []
-        self.before_iteration: list[Callable[[Solver], None]] = []
-        self.after_gradients: list[Callable[[Solver], None]] = []
         self.iter = 0
-        self.stopped_early = False
+        #: The mean over the passes of an iteration made so far; NaN before the first.
+        self.loss = math.nan
+        self._stopped = ""
+        self.snapshot_asked = False
         self.last_snapshot: tuple[Path, Path] | None = None
         self.scores: list[Scores] = []
         seed = self.settings.random_seed
@@ -119,7 +119,10 @@ class Solver:
             [array.shape for array in self.net.params],
         )
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
-        self._last_display = (0, time.monotonic())
+        self._calls: dict[Point, list[tuple[Trigger, Call]]] = {point: [] for point in Point}
+        self.extensions: list[Extension] = []
+        for extension in (FiniteLoss(), Display(), Tests(), snapshot.Snapshots()):
+            self.extend(extension)
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -143,6 +146,17 @@ class Solver:
         """The learning rate of the coming iteration."""
         return policy.learning_rate(self.settings, self.iter)
 
+    def progress(self) -> Progress:
+        """Return how far the run is, after an iteration."""
+        return Progress(
+            self.iter,
+            self.settings.max_iter,
+            self.loss,
+            self.smoothed_loss,
+            policy.learning_rate(self.settings, self.iter - 1),
+            batch_size(self.net) * self.settings.iter_size,
+        )
+
     @property
     def snapshot_prefix(self) -> str:
         """Where snapshots go: the setting, or the solver's file name.
@@ -152,6 +166,39 @@ class Solver:
         name = Path(self.source.file).with_suffix("")
         prefix = self.settings.snapshot_prefix or str(name)
         return str(Path(prefix) / name.name) if Path(prefix).is_dir() else prefix
+
+    # -- extensions --------------------------------------------------------------------------------
+
+    def extend(self, extension: Extension) -> None:
+        """Add an extension."""
+        self.extensions.append(extension)
+        extension.attach(self)
+
+    def on(self, point: Point, call: Call, when: Trigger = always) -> None:
+        """Have something called whenever the loop is at a point and the trigger says so."""
+        self._calls[point].append((when, call))
+
+    def reach(self, point: Point) -> None:
+        """Make the calls that wait at a point."""
+        for when, call in self._calls[point]:
+            if when(self):
+                call(self)
+
+    @property
+    def stopped(self) -> str:
+        """Why the last `step` or `solve` ended before its time; "" where it did not."""
+        return self._stopped
+
+    def stop(self, reason: str) -> None:
+        """End the loop before its next iteration; the first reason given counts."""
+        self._stopped = self._stopped or reason
+
+    def ask(self) -> None:
+        """Ask `action` what somebody outside wants, and note it."""
+        action = self.action()
+        if action is Action.STOP:
+            self.stop("it was asked to")
+        self.snapshot_asked |= action is Action.SNAPSHOT
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -170,68 +217,59 @@ class Solver:
         logger.info("Solving %s", self.net.plan.graph.name)
         logger.info("Learning Rate Policy: %s", settings.lr_policy)
         logger.info("Random seed: %d", self.seed)
-        if settings.snapshot or settings.snapshot_after_train:
-            snapshot.check_writable(self.snapshot_prefix)
+        self.reach(Point.SOLVE)
         self.step(settings.max_iter - self.iter)
         if settings.snapshot_after_train and (
             not settings.snapshot or self.iter % settings.snapshot
         ):
             self.snapshot()
-        if self.stopped_early:
+        if self.stopped:
             logger.info("Optimization stopped early.")
-            return
-        if settings.display and self.iter % settings.display == 0:
-            self._before_forward()
-            self.net.forward()
-            self._losses.append(self.net.loss())
-            logger.info("Iteration %d, loss = %g", self.iter, self.smoothed_loss)
-        if settings.test_interval and self.iter % settings.test_interval == 0:
-            self.test_all()
-        logger.info("Optimization Done.")
+        else:
+            self.reach(Point.REACHED)
+            logger.info("Optimization Done.")
+        self.reach(Point.END)
 
     def step(self, iterations: int) -> None:
-        """Run some iterations; a requested stop ends them early and sets `stopped_early`."""
-        stop = self.iter + iterations
-        self.stopped_early = False
-        self._last_display = (self.iter, time.monotonic())
-        while self.iter < stop:
-            if self._tests_now():
-                self.test_all()
-            for call in self.before_iteration:
-                call(self)
-            self.net.clear_param_diffs()
-            loss = self._passes()
-            self._losses.append(loss)
-            self._display()
-            for call in self.after_gradients:
-                call(self)
-            rate = self.rate
-            self.apply_update()
-            self.iter += 1
-            self._tell(loss, rate)
-            action = self.action()
-            if action is Action.SNAPSHOT or (
-                self.settings.snapshot and self.iter % self.settings.snapshot == 0
-            ):
-                self.snapshot()
-            if action is Action.STOP:
-                self.stopped_early = True
-                return
+        """Run some iterations; a stop ends them early, and `stopped` says why."""
+        end = self.iter + iterations
+        self._stopped = ""
+        self.reach(Point.STEP)
+        while self.iter < end and not self.stopped:
+            self.reach(Point.BEFORE)
+            if not self.stopped:
+                self._iteration()
+
+    def _iteration(self) -> None:
+        self.reach(Point.ITERATION)
+        self.net.clear_param_diffs()
+        self._passes()
+        self._losses.append(self.loss)
+        self.reach(Point.GRADIENTS)
+        self.apply_update()
+        self.iter += 1
+        self.reach(Point.ITERATED)
+        self.reach(Point.AFTER)
+
+    def forward(self) -> None:
+        """Run a forward pass of the training net, on its next data."""
+        self.reach(Point.FORWARD)
+        self.net.forward()
 
     def apply_update(self) -> None:
         """Update the params from their accumulated gradients.
 
         At the rate of the current iteration.
         """
-        if self._displays_now():
-            logger.info("Iteration %d, lr = %g", self.iter, self.rate)
+        self.reach(Point.UPDATE)
         updated = self.net.plan.param_diff
         if not updated:
             self.rule.apply(self.iter, self.net.params, self.net.param_diffs)
-            return
-        for i, values in enumerate(self.net.params):
-            if i not in updated:
-                self.rule.apply_to(i, self.iter, values, None)
+        else:
+            for i, values in enumerate(self.net.params):
+                if i not in updated:
+                    self.rule.apply_to(i, self.iter, values, None)
+        self.reach(Point.UPDATED)
 
     def _updates_one_by_one(self) -> bool:
         """Say whether each param can be updated as soon as its own gradient is there.
@@ -246,121 +284,23 @@ class Solver:
         """Take the gradient of a param in the middle of the backward pass."""
         self.rule.apply_to(index, self.iter, self.net.params[index], gradient)
 
-    def _passes(self) -> float:
-        """Run the forward and backward passes of one iteration; return their mean loss."""
-        loss = 0.0
-        for _ in range(self.settings.iter_size):
-            self._before_forward()
-            self.net.forward()
-            loss += self.net.loss()
-            # Here, as the backward pass may go on to spoil the params.
-            if not math.isfinite(loss):
-                raise self._diverged()
+    def _passes(self) -> None:
+        """Run the forward and backward passes of one iteration."""
+        total = 0.0
+        for done in range(1, self.settings.iter_size + 1):
+            self.forward()
+            total += self.net.loss()
+            self.loss = total / done
+            self.reach(Point.LOSS)
             self.net.backward()
-        return loss / self.settings.iter_size
-
-    def _before_forward(self) -> None:
-        for call in self.before_forward:
-            call(self)
-
-    def _diverged(self) -> NetcError:
-        """Say which layer was the first to produce something that is not a number."""
-        found = self.net.first_nonfinite()
-        if found is None:
-            return fail(
-                f"the loss is not finite at iteration {self.iter}",
-                got=f"lr {self.rate:g}",
-                hint="lower base_lr, or set clip_gradients",
-            )
-        node, blob = found
-        graph = self.net.plan.graph
-        broken = [
-            f"param {i}"
-            for i, use in enumerate(node.params)
-            if not np.isfinite(self.backend.to_host(self.net.params[use.param])).all()
-        ]
-        return fail(
-            f"blob '{blob}' holds NaN or Inf at iteration {self.iter}: "
-            "this layer is the first to produce it",
-            span=node.span,
-            layer=node.label,
-            expected="finite numbers",
-            got=(f"{', '.join(broken)} not finite, " if broken else "finite params, ")
-            + f"bottoms {', '.join(graph.blobs[k].name for k in node.bottoms) or 'none'}, "
-            f"lr {self.rate:g}",
-            hint="lower base_lr, set clip_gradients, or look for bad values in the data"
-            if node.bottoms
-            else "the data itself is not finite",
-        )
-
-    # -- display and test --------------------------------------------------------------------------
-
-    def _displays_now(self) -> bool:
-        return bool(self.settings.display) and self.iter % self.settings.display == 0
-
-    def _tests_now(self) -> bool:
-        interval = self.settings.test_interval
-        return bool(interval and self.iter % interval == 0) and (
-            self.iter > 0 or self.settings.test_initialization
-        )
-
-    def _display(self) -> None:
-        if not self._displays_now():
-            return
-        since, then = self._last_display
-        now = time.monotonic()
-        lapse = now - then
-        logger.info(
-            "Iteration %d (%g iter/s, %gs/%d iters), loss = %g",
-            self.iter,
-            (self.iter - since) / (lapse or 1),
-            lapse,
-            self.settings.display,
-            self.smoothed_loss,
-        )
-        self._last_display = (self.iter, now)
-        _log_outputs("Train", outputs_of(self.net))
-
-    def test_all(self) -> None:
-        """Test every test net; the averaged outputs are logged and kept in `scores`."""
-        self.scores = []
-        for i in range(len(self.test_nets)):
-            if self.action() is Action.STOP:
-                self.stopped_early = True
-                return
-            self.scores.append(self.test(i))
-
-    def test(self, index: int = 0) -> Scores:
-        """Run test_iter passes of one test net and return its averaged outputs."""
-        logger.info("Iteration %d, Testing net (#%d)", self.iter, index)
-        net, passes = self.test_nets[index], self.settings.test_iter[index]
-        # Layers that draw random numbers draw the same ones at this iteration, resumed or not.
-        net.forward_pass = self.iter * passes
-        scores = average_outputs(net, passes)
-        if self.settings.test_compute_loss:
-            logger.info("Test loss: %g", scores.loss)
-        _log_outputs("Test", scores.outputs)
-        return Scores(index, scores.outputs, scores.loss)
-
-    def _tell(self, loss: float, rate: float) -> None:
-        if not self.observers:
-            return
-        progress = Progress(
-            self.iter,
-            self.settings.max_iter,
-            loss,
-            self.smoothed_loss,
-            rate,
-            batch_size(self.net) * self.settings.iter_size,
-        )
-        for observe in self.observers:
-            observe(progress)
 
     # -- snapshots ---------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[Path, Path]:
         """Write weights and solver state, each atomically; return both paths."""
         self.last_snapshot = snapshot.save(self)
+        self.snapshot_asked = False
+        self.reach(Point.SNAPSHOT)
         return self.last_snapshot
 
     def reseed(self, seed: int) -> None:
@@ -375,15 +315,6 @@ class Solver:
     def restore(self, path: str | Path) -> None:
         """Continue from a solver state: params, history, iter, data positions, random state."""
         snapshot.restore(self, Path(path))
-
-
-def _log_outputs(which: str, outputs: Sequence[Output]) -> None:
-    """Log every value of a net's outputs, numbered through, in Caffe's wording."""
-    numbered = ((name, value, weight) for name, values, weight in outputs for value in values)
-    for number, (name, value, weight) in enumerate(numbered):
-        logger.info(
-            "    %s net output #%d: %s = %g%s", which, number, name, value, weighted(weight, value)
-        )
 
 
 def batch_size(net: Executor) -> int:

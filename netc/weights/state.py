@@ -58,7 +58,8 @@ class SolverState:
     `history` holds momentum and other running means in Caffe's order: one array for each param,
     then (Adam, AdaDelta) a second one for each. The fields after `current_step` are netc's own;
     those that a file of Caffe lacks are None or empty. `kept` is (name, values) of state that is no
-    param, such as a recurrent cell. `file` is the path it was read from.
+    param, such as a recurrent cell; `extensions` (name, message) of what else goes on beside the
+    updates, such as the best score so far. `file` is the path it was read from.
     """
 
     iter: int
@@ -71,6 +72,7 @@ class SolverState:
     smoothed_losses: tuple[float, ...] = ()
     cursors: tuple[Cursor, ...] = ()
     kept: tuple[tuple[str, FloatArray], ...] = ()
+    extensions: tuple[tuple[str, bytes], ...] = ()
     file: str = ""
 
     @property
@@ -253,6 +255,9 @@ def _extra_chunks(state: SolverState) -> list[Chunk]:
             )
             for cursor in state.cursors
         ],
+        extension=[
+            netc_pb2.ExtensionState(name=name, state=content) for name, content in state.extensions
+        ],
     )
     chunks: list[Chunk] = [message.SerializeToString()]
     for name, values in state.kept:
@@ -306,7 +311,11 @@ def _read_fields(file: BinaryIO, path: str) -> _Fields:
             message = netc_pb2.SolverState.FromString(b"".join(others))
         except DecodeError as error:
             raise WireError(str(error), reader.position) from error
-        for text in (message.net_digest, *(cursor.layer for cursor in message.data_cursor)):
+        for text in (
+            message.net_digest,
+            *(cursor.layer for cursor in message.data_cursor),
+            *(extension.name for extension in message.extension),
+        ):
             _check_text(text, reader.position)
     problems.raise_any()
     return _Fields(message, learned_net, history, kept)
@@ -346,5 +355,6 @@ def _state(fields: _Fields, path: str) -> SolverState:
             for cursor in message.data_cursor
         ),
         kept=tuple(fields.kept),
+        extensions=tuple((extension.name, extension.state) for extension in message.extension),
         file=path,
     )

@@ -145,7 +145,7 @@ def test_a_stop_is_answered_after_the_running_iteration_with_a_snapshot(folder: 
     asked = iter([Action.NONE] * 4 + [Action.STOP] * 9)
     solver = solver_in(folder, action=lambda: next(asked))
     solver.solve()
-    assert solver.stopped_early
+    assert solver.stopped
     assert (folder / f"snap_iter_{solver.iter}.solverstate").exists()
     assert 0 < solver.iter < 12
 

@@ -12,6 +12,7 @@ import pytest
 
 from netc.backends import find_backend
 from netc.schema import read_solver
+from netc.train.extension import Point
 from netc.train.solver import Progress, Solver
 
 VECTORS = sorted((Path(__file__).parents[1] / "conformance" / "solvers").glob("*.npz"))
@@ -30,7 +31,8 @@ def test_the_vectors_are_here() -> None:
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
 def test_trajectory(path: Path, tmp_path: Path) -> None:
-    z = np.load(path)
+    with np.load(path) as arrays:
+        z = dict(arrays)
     (tmp_path / "net.prototxt").write_text(str(z["net_prototxt"]))
     (tmp_path / "solver.prototxt").write_text(str(z["solver_prototxt"]))
     solver = Solver(read_solver(tmp_path / "solver.prototxt"), find_backend("reference"))
@@ -44,7 +46,7 @@ def test_trajectory(path: Path, tmp_path: Path) -> None:
         index = places[layer, int(i)]
         return index, solver.net.params[index]
 
-    for key in z.files:
+    for key in z:
         if key.startswith("param_init:"):
             param(key)[1][...] = z[key]
 
@@ -58,22 +60,22 @@ def test_trajectory(path: Path, tmp_path: Path) -> None:
         passes += 1
 
     seen: list[Progress] = []
-    solver.before_forward.append(feed)
-    solver.observers.append(seen.append)
+    solver.on(Point.FORWARD, feed)
+    solver.on(Point.ITERATED, lambda solver: seen.append(solver.progress()))
     solver.step(1)
-    for key in z.files:
+    for key in z:
         if key.startswith("param_iter1:"):
             np.testing.assert_allclose(param(key)[1], z[key], **AFTER_1, err_msg=key)
     solver.step(24)
     np.testing.assert_allclose([p.loss for p in seen], z["loss"], **AFTER_25)
     np.testing.assert_allclose([p.rate for p in seen], z["lr"], **RATE)
     checked = 0
-    for key in z.files:
+    for key in z:
         if key.startswith("param:"):
             np.testing.assert_allclose(param(key)[1], z[key], **AFTER_25, err_msg=key)
             checked += 1
     assert checked
-    history = [z[f"history:{i}"] for i in range(sum(key.startswith("history:") for key in z.files))]
+    history = [z[f"history:{i}"] for i in range(sum(key.startswith("history:") for key in z))]
     assert len(history) == len(solver.rule.history)
     for i, (ours, caffes) in enumerate(zip(solver.rule.history, history, strict=True)):
         np.testing.assert_allclose(ours, caffes, **AFTER_25, err_msg=f"history {i}")

@@ -51,13 +51,14 @@ def test_the_numbers_are_those_of_the_schema() -> None:
 def test_every_field_of_the_schema_is_kept() -> None:
     known = {
         *("iter", "learned_net", "history", "current_step", "random_seed", "net_digest"),
-        *("data_cursor", "kept", "forward_pass", "smoothed_losses"),
+        *("data_cursor", "kept", "forward_pass", "smoothed_losses", "extension"),
     }
     # State of the forks' lr_policy "plateau", which no state of netc has.
     forks = {"minimum_loss", "iter_last_event"}
     assert set(netc_pb2.SolverState.DESCRIPTOR.fields_by_name) == known | forks
     cursor = {"layer", "position", "epoch", "state"}
     assert set(netc_pb2.DataCursor.DESCRIPTOR.fields_by_name) == cursor
+    assert set(netc_pb2.ExtensionState.DESCRIPTOR.fields_by_name) == {"name", "state"}
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -89,6 +90,7 @@ def solver_states(draw: st.DrawFn) -> SolverState:
             draw(st.lists(st.builds(Cursor, names, counts, counts, st.binary()), max_size=3))
         ),
         kept=tuple(draw(st.lists(st.tuples(names, arrays().map(frozen)), max_size=3))),
+        extensions=tuple(draw(st.lists(st.tuples(names, st.binary()), max_size=3))),
     )
 
 
@@ -97,6 +99,7 @@ def same_state(a: SolverState, b: SolverState) -> bool:
     return (
         all(getattr(a, name) == getattr(b, name) for name in plain)
         and a.cursors == b.cursors
+        and a.extensions == b.extensions
         and same_values(a.smoothed_losses, b.smoothed_losses)
         and len(a.history) == len(b.history)
         and all(same_values(x.data, y.data) for x, y in zip(a.history, b.history, strict=True))

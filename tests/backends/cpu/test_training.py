@@ -9,6 +9,7 @@ import pytest
 
 from netc.backends import find_backend
 from netc.schema import read_solver
+from netc.train.extension import Point
 from netc.train.solver import Solver
 from tests.support.nets import require
 
@@ -64,7 +65,7 @@ def solver(folder: Path, backend: str, kind: str = "SGD", extra: str = "momentum
 
 def losses(of: Solver, n: int) -> list[float]:
     found: list[float] = []
-    of.observers.append(lambda progress: found.append(progress.loss))
+    of.on(Point.ITERATED, lambda solver: found.append(solver.loss))
     of.step(n)
     return found
 
