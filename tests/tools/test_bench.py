@@ -40,3 +40,19 @@ def test_a_result_without_a_peer(
     assert (found["net"], found["batch"]) == ("lenet", 64)
     assert found["netc_ms"] > 0 and found["netc_mb"] > 10
     assert "lenet" in capsys.readouterr().out
+
+
+def test_a_turn_repeats_short_steps_and_leaves_out_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter([0.0, 0.03, 0.04, 0.06])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    steps: list[None] = []
+    assert bench.turn(lambda: steps.append(None), least=0.05) == pytest.approx(0.015)
+    assert len(steps) == 3
+
+
+def test_a_turn_is_one_step_where_that_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    assert bench.turn(lambda: None, least=0.05) == 2.0
