@@ -17,7 +17,7 @@ from netc.graph.build import NetState, Probed, build, net_state
 from netc.graph.types import Graph
 from netc.layers.data import ImageReader, Reader
 from netc.layers.types import Array, BlobType, CodeHost, Layer, Phase
-from netc.plan import plan
+from netc.plan import Updates, plan
 from netc.runtime import Executor
 from netc.runtime.standin import StandIn, fill_inputs
 from netc.schema import Source, netc_pb2, read_net
@@ -126,7 +126,7 @@ def executor(
     *,
     train: bool,
     keep: Iterable[str] | str = (),
-    updates: bool = False,
+    updates: Updates = Updates.NONE,
     seed: int = 0,
     params: Mapping[int, Array] | None = None,
     param_layouts: Mapping[int, Layout | None] | None = None,
@@ -153,7 +153,7 @@ def timed_executor(
     backend: Backend,
     *,
     train: bool,
-    updates: bool = False,
+    updates: Updates = Updates.NONE,
     replaced: Iterable[str] = (),
 ) -> tuple[Executor, list[str]]:
     """Do the same for a net whose speed alone matters; return it with remarks.
@@ -189,7 +189,7 @@ def assembled(
     *,
     train: bool,
     keep: Iterable[str] | str = (),
-    updates: bool = False,
+    updates: Updates = Updates.NONE,
     seed: int = 0,
     sharing: Executor | None = None,
 ) -> Executor:

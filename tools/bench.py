@@ -55,6 +55,7 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     """Return the call that makes one step of a net."""
     from netc.assemble import timed_executor
     from netc.backends import find_backend
+    from netc.plan import Updates
     from netc.train.settings import SolverSettings
     from netc.train.update import SGD
 
@@ -63,7 +64,7 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
         graph_of(net, mode),
         find_backend(backend_name),
         train=train,
-        updates=train,
+        updates=Updates.PIECES if train else Updates.NONE,
         replaced=("data", "label"),
     )
     if not train:
@@ -73,8 +74,9 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     )
     rule = SGD(settings, executor.plan.graph.params, [a.shape for a in executor.params])
 
-    def update(index: int, gradient: Any) -> None:
-        rule.apply_to(index, 0, executor.params[index], gradient)
+    def update(index: int, start: int, gradient: Any) -> None:
+        values = executor.params[index].reshape(-1)[start : start + gradient.size]
+        rule.apply_to(index, 0, values, gradient, start)
 
     executor.on_gradient = update
 

@@ -46,7 +46,8 @@ class Job:
 
     `bottoms` are the shapes that come from outside the chain, `layouts` how they lie in memory.
     `params` are the layouts that the params have already, "" for those that are still free. `train`
-    says whether backward runs, the wants for what.
+    says whether backward runs, the wants for what. `pieces`: whose gradients may be handed over in
+    pieces, as nobody needs them whole.
     """
 
     nodes: tuple[Node, ...]
@@ -57,6 +58,7 @@ class Job:
     train: bool
     wants_bottoms: tuple[bool, ...]
     wants_params: tuple[bool, ...]
+    pieces: tuple[bool, ...] = ()
 
     @property
     def node(self) -> Node:
@@ -70,7 +72,9 @@ class Binding:
 
     Arrays in C order have the blob's shape; the others are flat, padding included. Diffs that
     nobody wants are None. `adds[i]`: the gradient for bottom i is added to what its diff holds;
-    only for kernels that can add. Gradients of params overwrite. `scratch` is memory for
+    only for kernels that can add. Gradients of params overwrite. `hand_over(i, start, piece)` takes
+    elements start.. of the gradient of param i, as the param lies in memory, where the terms say
+    that it comes in pieces; the param may change during the call. `scratch` is memory for
     the duration of the step. `random()` gives the numpy Generator of (seed, layer, pass).
     """
 
@@ -85,6 +89,7 @@ class Binding:
     adds: tuple[bool, ...]
     random: Callable[[], Any]
     scratch: Array
+    hand_over: Callable[[int, int, Array], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,10 @@ class Terms:
     `bottoms`, `tops` and `params`: the layouts that it takes, also of the diffs. `kept`: what it
     leaves in forward for backward. `reads`: what its backward looks at. `in_place`: the top may lie
     where bottom 0 lies, the diff of bottom 0 where that of the top lies. `can_add`: its gradients
-    for bottoms can be added to what is there. `forward_scratch` and `backward_scratch`: bytes for
-    the duration of a step. `reorders`: copies between layouts inside the kernel, for printing.
+    for bottoms can be added to what is there. `pieces`: the params, by place, whose gradients it
+    hands over in pieces instead of writing them anywhere. `forward_scratch` and `backward_scratch`:
+    bytes for the duration of a step. `reorders`: copies between layouts inside the kernel, for
+    printing.
     """
 
     bottoms: tuple[Layout | None, ...]
@@ -105,6 +112,7 @@ class Terms:
     reads: Reads = Reads.NOTHING
     in_place: bool = False
     can_add: bool = False
+    pieces: frozenset[int] = frozenset()
     forward_scratch: int = 0
     backward_scratch: int = 0
     reorders: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The plan stage: shaped graph + backend -> `Plan`, frozen and printable."""
 
 from netc.plan.build import plan
-from netc.plan.types import Direction, Plan
+from netc.plan.types import Direction, Plan, Updates
 
-__all__ = ["Direction", "Plan", "plan"]
+__all__ = ["Direction", "Plan", "Updates", "plan"]

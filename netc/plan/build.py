@@ -10,7 +10,7 @@ from netc.plan.chains import units_of
 from netc.plan.choose import choose
 from netc.plan.memory import assign, visible_blobs
 from netc.plan.need import find_need, no_need
-from netc.plan.types import Plan
+from netc.plan.types import Plan, Updates
 
 
 def plan(
@@ -19,15 +19,15 @@ def plan(
     *,
     train: bool = False,
     keep: Iterable[str] | str = (),
-    updates: bool = False,
+    updates: Updates = Updates.NONE,
     param_layouts: Mapping[int, Layout | None] | None = None,
 ) -> Plan:
     """Compile a graph for a backend.
 
     `train` plans the backward pass too. `keep` lists blob keys whose data must be readable after a
     pass, besides inputs and outputs; "all" keeps the data and diff of every blob. With `updates`
-    the backward pass has an `Update` for each param, behind which its gradient is gone: for
-    solvers that need no two gradients at once. `param_layouts` says how params lie that are there
+    other than NONE the backward pass has an `Update` for each param, behind which its gradient is
+    gone, or kernels hand it over in pieces. `param_layouts` says how params lie that are there
     already, by index. Raises NetcError where a gradient cannot flow.
     """
     need = find_need(graph) if train else no_need(graph)
@@ -42,8 +42,9 @@ def plan(
         plain=frozenset(graph.blobs) if keep_all else visible,
         plain_params=keep_all,
         params=param_layouts or {},
+        in_pieces=updates is Updates.PIECES,
     )
-    memory = assign(graph, need, choices, visible, keep_all, updates)
+    memory = assign(graph, need, choices, visible, keep_all, updates is not Updates.NONE)
     return Plan(
         graph=graph,
         train=train,
@@ -58,6 +59,7 @@ def plan(
         diff=memory.diff,
         kept=memory.kept,
         param_diff=memory.param_diff,
+        updated=memory.updated,
         param_layouts=choices.params,
         arena_bytes=memory.arena_bytes,
     )

@@ -7,6 +7,7 @@ whole run. A diff lies as its blob does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,12 +49,16 @@ def choose(
     plain: frozenset[str],
     plain_params: bool,
     params: Mapping[int, Layout | None],
+    in_pieces: bool,
 ) -> Choices:
     """Choose kernels and layouts.
 
     `plain` blobs lie in C order whatever the kernels want, and so do all params with
-    `plain_params`; `params` gives the layouts of params that are there already.
+    `plain_params`; `params` gives the layouts of params that are there already. `in_pieces` allows
+    kernels to hand over the gradient of a param that is theirs alone in pieces.
     """
+    users = Counter(use.param for unit in units for use in unit.params)
+    pieces = frozenset(param for param, n in users.items() if in_pieces and n == 1)
     blobs: dict[str, Layout | None] = {}
     stored: dict[int, Layout | None] = dict(params)
     if plain_params:
@@ -62,7 +67,7 @@ def choose(
     waiting = list(units)
     while waiting:
         unit = waiting.pop(0)
-        choice = _choose_one(graph, backend, unit, blobs, stored)
+        choice = _choose_one(graph, backend, unit, blobs, stored, pieces)
         if choice is None:
             # Nobody runs this chain as one. Its layers stand before whatever follows the last.
             waiting = sorted([*alone(graph, need, unit), *waiting], key=lambda u: u.at)
@@ -82,6 +87,7 @@ def _choose_one(
     unit: Unit,
     blobs: Mapping[str, Layout | None],
     stored: Mapping[int, Layout | None],
+    pieces: frozenset[int],
 ) -> Choice | None:
     """Ask the backend, then its fallbacks; None for a chain that nobody runs as one."""
     nodes = tuple(graph.nodes[index] for index in unit.nodes)
@@ -105,6 +111,7 @@ def _choose_one(
         train=unit.runs,
         wants_bottoms=unit.wants_bottoms,
         wants_params=unit.wants_params,
+        pieces=tuple(use.param in pieces for use in unit.params),
     )
     declined: list[str] = []
     for candidate in backend.candidates():

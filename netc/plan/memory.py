@@ -69,6 +69,7 @@ class Memory:
     diff: dict[str, int]
     kept: dict[tuple[int, int], int]
     param_diff: dict[int, int]
+    updated: frozenset[int]
     arena_bytes: int
 
 
@@ -122,6 +123,7 @@ class _Assignment:
         self.diff: dict[str, int] = {}
         self.kept: dict[tuple[int, int], int] = {}
         self.param_diff: dict[int, int] = {}
+        self.updated: set[int] = set()
         #: Blobs that were copied to another layout, for the next who wants them so.
         self.copies: dict[tuple[str, Layout | None], int] = {}
         self.operands: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -153,6 +155,7 @@ class _Assignment:
             self.diff,
             self.kept,
             self.param_diff,
+            frozenset(self.updated),
             arena_bytes,
         )
 
@@ -325,8 +328,10 @@ class _Assignment:
         if not self.updated_at:
             return
         unit = choice.unit
-        for use, want in zip(unit.params, unit.wants_params, strict=True):
-            if want and use.param not in self.param_diff:
+        for i, (use, want) in enumerate(zip(unit.params, unit.wants_params, strict=True)):
+            if want:
+                self.updated.add(use.param)
+            if want and use.param not in self.param_diff and i not in choice.terms.pieces:
                 param = self.graph.params[use.param]
                 name = f"diff of param {param.index} of {self.graph.nodes[param.owner].name}"
                 layout = self.choices.params[use.param]

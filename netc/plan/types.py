@@ -21,6 +21,18 @@ class Direction(enum.Enum):
     BACKWARD = "backward"
 
 
+class Updates(enum.Enum):
+    """Whether the backward pass updates params, and what the solver makes of a gradient.
+
+    NONE: gradients stay until they are cleared. WHOLE: a param is updated from its gradient, with
+    no regard to those of others. PIECES: so is each element of a param, with no regard to others.
+    """
+
+    NONE = "none"
+    WHOLE = "whole"
+    PIECES = "pieces"
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """Who needs a gradient: per node whether its backward runs.
@@ -137,8 +149,9 @@ class Plan:
     reaches is absent from `diff`, a blob inside a chain of layers that run as one from both; a blob
     that shares memory with another names the same storage. A node whose tops all lie where its
     bottom lies has no step. `param_layouts` says how each param and its gradient lie.
-    `param_diff` maps params to the buffers of their gradients where the backward pass updates them;
-    it is empty where gradients have memory of their own and stay until they are cleared.
+    `updated` are the params that the backward pass updates, `param_diff` the buffers of their
+    gradients, as far as these do not come in pieces; both are empty where gradients have memory of
+    their own and stay until they are cleared.
     """
 
     graph: Graph
@@ -154,6 +167,7 @@ class Plan:
     diff: dict[str, int]
     kept: dict[tuple[int, int], int]
     param_diff: dict[int, int]
+    updated: frozenset[int]
     param_layouts: tuple[Layout | None, ...]
     arena_bytes: int
 

@@ -69,8 +69,9 @@ class Executor:
     `param_diffs` hold None for params without gradient; they accumulate until `clear_param_diffs`.
     Both lie as `plan.param_layouts` says: an array in C order has the param's shape, any other is
     flat, for rules that go element by element (padding holds zeros). Where the plan has updates,
-    there are no `param_diffs`: the backward pass calls `on_gradient(index, gradient)` once the
-    gradient of a param is complete, which may change both. `param_array`, `set_param` and
+    there are no `param_diffs`: the backward pass calls `on_gradient(index, start, gradient)` once
+    the gradient of a param is complete, or a piece of it, from element `start` on as the param lies
+    in memory; the call may change both. `param_array`, `set_param` and
     `param_diff_array` speak C order whatever the layout. `feeds` maps node indices to what fills
     data layers, `sinks` those of layers that write data to what takes it; where there is none,
     nothing is written.
@@ -92,7 +93,7 @@ class Executor:
         self.feeds = dict(feeds or {})
         self.sinks = dict(sinks or {})
         #: See above; whoever runs a plan with updates backward sets it.
-        self.on_gradient: Callable[[int, Array], None] = _nobody
+        self.on_gradient: Callable[[int, int, Array], None] = _nobody
         self._clock = _Clock()
         graph = plan.graph
         given = params or {}
@@ -107,7 +108,7 @@ class Executor:
             if want
         }
         self._param_diffs: list[Array | None] = [
-            self._raw(i) if i in wanted and not plan.param_diff else None
+            self._raw(i) if i in wanted and not plan.updated else None
             for i in range(len(graph.params))
         ]
         #: Params whose gradient counts as zero: the next one overwrites what is in memory.
@@ -248,7 +249,7 @@ class Executor:
     @property
     def param_diffs(self) -> list[Array | None]:
         """The gradients of the params, None for those without; the list and its arrays are live."""
-        assert not self.plan.param_diff, "these gradients are gone once they were used"
+        assert not self.plan.updated, "these gradients are gone once they were used"
         for i in self._cleared:
             diff = self._param_diffs[i]
             assert diff is not None
@@ -435,7 +436,7 @@ class Executor:
         index, gradient = step.param, self._buffers[step.gradient]
 
         def update() -> None:
-            self.on_gradient(index, gradient)
+            self.on_gradient(index, 0, gradient)
             self._cleared.add(index)
 
         return update
@@ -480,7 +481,7 @@ class Executor:
             for i, (use, want, layout) in enumerate(
                 zip(step.params, step.wants_params, kernel.terms.params, strict=True)
             )
-            if want
+            if want and i not in kernel.terms.pieces
         ]
         indices = [index for _, index, _ in wanted]
         cleared = self._cleared
@@ -560,6 +561,9 @@ class Executor:
         def arrays(buffers: Sequence[int]) -> tuple[Array, ...]:
             return tuple(self._buffers[i] for i in buffers)
 
+        def hand_over(i: int, start: int, piece: Array) -> None:
+            self.on_gradient(step.params[i].param, start, piece)
+
         names = [self.plan.graph.nodes[i].name for i in step.nodes]
         return Binding(
             node=node,
@@ -576,6 +580,7 @@ class Executor:
             adds=step.adds,
             random=lambda: generator(self.seed, names[-1], self._clock.number),
             scratch=_NOTHING if step.scratch is None else self._buffers[step.scratch],
+            hand_over=hand_over,
         )
 
     def _param_diff(self, index: int) -> Array:
@@ -587,7 +592,7 @@ class Executor:
 _NOTHING = np.empty(0, np.uint8)
 
 
-def _nobody(index: int, gradient: Array) -> None:
+def _nobody(index: int, start: int, gradient: Array) -> None:
     raise AssertionError("a plan with updates runs backward, and nobody takes its gradients")
 
 

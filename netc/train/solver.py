@@ -17,6 +17,7 @@ from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import fail
 from netc.layers.types import Array
+from netc.plan import Updates
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
@@ -97,7 +98,7 @@ class Solver:
             backend,
             train=True,
             keep=keep,
-            updates=self._updates_one_by_one(),
+            updates=self._updates(),
             seed=self.seed,
         )
         self.net.on_gradient = self._update_param
@@ -262,7 +263,7 @@ class Solver:
         At the rate of the current iteration.
         """
         self.reach(Point.UPDATE)
-        updated = self.net.plan.param_diff
+        updated = self.net.plan.updated
         if not updated:
             self.rule.apply(self.iter, self.net.params, self.net.param_diffs)
         else:
@@ -271,18 +272,19 @@ class Solver:
                     self.rule.apply_to(i, self.iter, values, None)
         self.reach(Point.UPDATED)
 
-    def _updates_one_by_one(self) -> bool:
-        """Say whether each param can be updated as soon as its own gradient is there.
+    def _updates(self) -> Updates:
+        """Say whether gradients can be used as they come.
 
-        If nothing needs the gradients of two of them at once, or once the iteration is over.
+        If nothing needs those of two params at once, or any once the iteration is over.
         """
         s = self.settings
         needed = s.iter_size > 1 or s.clip_gradients >= 0 or s.snapshot_diff or s.debug_info
-        return not needed
+        return Updates.NONE if needed else Updates.PIECES
 
-    def _update_param(self, index: int, gradient: Array) -> None:
-        """Take the gradient of a param in the middle of the backward pass."""
-        self.rule.apply_to(index, self.iter, self.net.params[index], gradient)
+    def _update_param(self, index: int, start: int, gradient: Array) -> None:
+        """Take a gradient, or a piece of one, in the middle of the backward pass."""
+        values = self.net.params[index].reshape(-1)[start : start + gradient.size]
+        self.rule.apply_to(index, self.iter, values, gradient, start)
 
     def _passes(self) -> None:
         """Run the forward and backward passes of one iteration."""

@@ -80,10 +80,13 @@ class UpdateRule(ABC):
         for i, (values, diff) in enumerate(zip(data, diffs, strict=True)):
             self.apply_to(i, iteration, values, diff)
 
-    def apply_to(self, i: int, iteration: int, data: Blob, diff: Blob | None) -> None:
+    def apply_to(
+        self, i: int, iteration: int, data: Blob, diff: Blob | None, start: int = 0
+    ) -> None:
         """Update param `i` alone, for settings that do not clip all gradients together.
 
-        Where the diff is None (no gradient reaches the param), it decays all the same.
+        `data` and `diff` may be a piece of it, from element `start` on. Where the diff is None (no
+        gradient reaches the param), it decays all the same.
         """
         param = self.params[i]
         if param.lr_mult == 0 and self.rate_in_history:
@@ -93,18 +96,28 @@ class UpdateRule(ABC):
                 return
             diff = np.zeros_like(data)
         rate = np.float32(learning_rate(self.settings, iteration) * param.lr_mult)
-        self._apply_to_param(i, param, rate, data, diff, iteration)
+        self._apply_to_param(i, param, rate, data, diff, iteration, start)
 
     def _apply_to_param(
-        self, i: int, param: Param, rate: np.float32, data: Blob, diff: Blob, iteration: int
+        self,
+        i: int,
+        param: Param,
+        rate: np.float32,
+        data: Blob,
+        diff: Blob,
+        iteration: int,
+        first: int,
     ) -> None:
         """Update one param, a piece at a time, so that all operations find it in the cache.
 
         Every operation is elementwise: the pieces change no number.
         """
-        slots = [self.history[slot * len(self.params) + i] for slot in range(self.slots)]
+        slots = [
+            self.history[slot * len(self.params) + i].reshape(-1)[first : first + diff.size]
+            for slot in range(self.slots)
+        ]
         assert data.flags.c_contiguous and diff.flags.c_contiguous, "a piece would be a copy"
-        arrays = [array.reshape(-1) for array in (data, diff, *slots)]
+        arrays = [data.reshape(-1), diff.reshape(-1), *slots]
 
         def piece(start: int) -> None:
             values, gradient, *past = (array[start : start + PIECE] for array in arrays)

@@ -12,7 +12,7 @@ from netc.backends import find_backend
 from netc.errors import NetcError
 from netc.graph.types import Graph
 from netc.layers.types import Reads
-from netc.plan import Plan, plan
+from netc.plan import Plan, Updates, plan
 from netc.plan.types import Update
 from tests.support.nets import executor_of, graph_of, net_texts, require, set_inputs
 
@@ -181,7 +181,7 @@ def test_gradients_that_share_memory_are_the_same(backend: str, text: str) -> No
     require(backend)
     graph = graph_of(text)
     apart = executor_of(graph, backend_name=backend)
-    shared = executor_of(graph, backend_name=backend, updates=True)
+    shared = executor_of(graph, backend_name=backend, updates=Updates.WHOLE)
     set_inputs(apart)
     apart.clear_param_diffs()
     apart.forward()
@@ -189,8 +189,11 @@ def test_gradients_that_share_memory_are_the_same(backend: str, text: str) -> No
     for _ in range(2):  # the second time with what the first one left behind
         taken: dict[int, np.ndarray] = {}
 
-        def take(index: int, gradient: np.ndarray, taken: dict[int, np.ndarray] = taken) -> None:
+        def take(
+            index: int, start: int, gradient: np.ndarray, taken: dict[int, np.ndarray] = taken
+        ) -> None:
             assert index not in taken
+            assert start == 0
             taken[index] = gradient.copy()
             gradient[...] = np.nan
             shared.params[index][...] = np.nan
@@ -226,7 +229,7 @@ def test_gradients_that_are_used_at_once_need_memory_for_one() -> None:
     layer { name: "sum" type: "Reduction" bottom: "h6" top: "sum" loss_weight: 1 }"""
     )
     backend = find_backend("reference")
-    p = plan(graph_of(text), backend, train=True, updates=True)
+    p = plan(graph_of(text), backend, train=True, updates=Updates.WHOLE)
     weights = 64 * 64 * 4
     assert weights <= p.arena_bytes < 2 * weights
     updates = [step.param for step in p.backward if isinstance(step, Update)]

@@ -13,7 +13,7 @@ from netc.backends import cpu, find_backend
 from netc.graph.build import build, net_state
 from netc.graph.types import Graph
 from netc.layers.types import Phase
-from netc.plan import plan
+from netc.plan import Updates, plan
 from netc.runtime import Executor
 from netc.schema import read_net
 
@@ -41,7 +41,7 @@ def executor_of(
     *,
     train: bool = True,
     keep: str = "",
-    updates: bool = False,
+    updates: Updates = Updates.NONE,
     seed: int = 1,
     backend_name: str = "reference",
 ) -> Executor:

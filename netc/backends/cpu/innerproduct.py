@@ -16,13 +16,17 @@ from netc.backends.cpu.kernel import (
     Mover,
     Scratch,
     in_a_row,
+    move,
     positive,
     required,
 )
-from netc.backends.cpu.onednn import Desc, any_layout, primitive
+from netc.backends.cpu.onednn import Desc, OneDnnError, Primitive, any_layout, primitive
 from netc.layers.activation import ReLU
 from netc.layers.innerproduct import InnerProduct
-from netc.layers.types import BlobType, Reads
+from netc.layers.types import Array, BlobType, Reads
+
+#: Gradients of weights that take more come in pieces of about this size, if whole ones need not be.
+PIECE_BYTES = 64 << 20
 
 
 class InnerProductKernel(Kernel):
@@ -70,6 +74,7 @@ class InnerProductKernel(Kernel):
         self.weight = self._forward.desc(onednn.WEIGHTS_MD)
         scratch = Scratch()
         reorders = []
+        self._pieces: _Pieces | None = None
         self._want_weights = job.train and any(job.wants_params)
         self._want_data = job.train and job.wants_bottoms[0]
         self._wants_bias = len(job.wants_params) > 1 and job.wants_params[1]
@@ -113,11 +118,15 @@ class InnerProductKernel(Kernel):
                 "inner product for the gradient of the weights",
             )
             wanted = self._weights.desc(onednn.DIFF_WEIGHTS_MD)
-            self._to_weights = Mover(self.weight, wanted, scratch)
-            if self._to_weights.differs:
-                reorders.append("gradient of the weights")
-            if not job.wants_params[0]:
-                self._unused = scratch.reserve(self.weight.nbytes)
+            if job.wants_params[0] and any(job.pieces[:1]) and wanted.same(self.weight):
+                self._pieces = _Pieces.of(self._x, self._y, wanted, self._wants_bias, scratch)
+            # With pieces nothing is as large as the weights.
+            if self._pieces is None:
+                self._to_weights = Mover(self.weight, wanted, scratch)
+                if self._to_weights.differs:
+                    reorders.append("gradient of the weights")
+                if not job.wants_params[0]:
+                    self._unused = scratch.reserve(self.weight.nbytes)
         reads = Reads.NOTHING
         if self._want_weights:
             reads |= Reads.BOTTOM
@@ -128,6 +137,7 @@ class InnerProductKernel(Kernel):
             tops=(None,),
             params=(None if layer.transpose else self.weight.layout, None)[: len(job.params)],
             reads=reads,
+            pieces=frozenset() if self._pieces is None else frozenset((0,)),
             backward_scratch=scratch.nbytes,
             reorders=tuple(reorders),
         )
@@ -147,7 +157,22 @@ class InnerProductKernel(Kernel):
         calls: list[Prepared] = []
         if self._relu is not None:
             calls.append(relu_backward(self._relu, self._y, binding.tops[0], dy, dy))
-        if self._want_weights:
+        if self._want_data:
+            weight, there = binding.params[0], self._for_data
+            calls += there.before(binding, weight)
+            calls.append(
+                self._data.bind(
+                    {
+                        onednn.DIFF_DST: (self._y, dy),
+                        onednn.WEIGHTS: (there.wanted, there.array(binding, weight)),
+                        onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
+                    }
+                )
+            )
+        # Last, as whoever takes a piece of the gradient changes the weights.
+        if self._pieces is not None:
+            calls += self._pieces.calls(binding, dy)
+        elif self._want_weights:
             dw = binding.param_diffs[0]
             if dw is None:
                 # Only the bias is trained, and the library has no primitive for that alone.
@@ -162,16 +187,85 @@ class InnerProductKernel(Kernel):
                 assert self._bias is not None
                 arrays[onednn.DIFF_BIAS] = (self._bias, binding.param_diffs[1])
             calls += [self._weights.bind(arrays), *to.after(binding, dw)]
-        if self._want_data:
-            weight, to = binding.params[0], self._for_data
-            calls += to.before(binding, weight)
-            calls.append(
-                self._data.bind(
-                    {
-                        onednn.DIFF_DST: (self._y, dy),
-                        onednn.WEIGHTS: (to.wanted, to.array(binding, weight)),
-                        onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
-                    }
-                )
-            )
         return in_a_row(calls)
+
+
+class _Pieces:
+    """The gradient of large weights, some rows at a time, so that it needs little memory.
+
+    Each piece is handed over before the next one is computed in the same place.
+    """
+
+    def __init__(
+        self,
+        y: Desc,
+        rows: int,
+        descs: tuple[Desc, Desc, Desc, Desc | None],
+        primitive: Primitive,
+        scratch: Scratch,
+    ) -> None:
+        self._y, self._rows, self._primitive = y, rows, primitive
+        self._x, self._dy, self._weight, self._bias = descs
+        self._cut_weight = scratch.reserve(self._weight.nbytes)
+        self._cut_dy = scratch.reserve(self._dy.nbytes)
+
+    @classmethod
+    def of(
+        cls, x: Desc, y: Desc, weight: Desc, wants_bias: bool, scratch: Scratch
+    ) -> _Pieces | None:
+        """Return the pieces of a gradient; None where it is small or cannot be cut evenly."""
+        m, n = y.dims
+        for parts in (32, 16, 8, 4, 2):
+            # The largest pieces of the size that is wanted, or the smallest that can be cut.
+            if weight.nbytes > parts // 2 * PIECE_BYTES and (part := _rows(weight, n, parts)):
+                break
+        else:
+            return None
+        rows = part.dims[0]
+        dy = Desc.plain((m, rows))
+        bias = Desc.plain((rows,)) if wants_bias else None
+        forward = primitive("inner_product_forward", onednn.FORWARD_TRAINING, x, part, bias, dy)
+        if forward is None:
+            return None
+        found = primitive("inner_product_backward_weights", x, part, bias, dy, forward)
+        if found is None or found.is_slow:
+            return None
+        return cls(y, rows, (x, dy, part, bias), found, scratch)
+
+    def calls(self, binding: Binding, dy: Array) -> list[Prepared]:
+        """Return the calls that compute the pieces and hand them over, in order."""
+        piece = self._cut_weight(binding).view("float32")
+        columns = self._cut_dy(binding).view("float32")
+        found: list[Prepared] = []
+        for start in range(0, self._y.dims[1], self._rows):
+            part = self._y.part(self._dy.dims, 1, start)
+            arrays = {
+                onednn.SRC: (self._x, binding.bottoms[0]),
+                onednn.DIFF_DST: (self._dy, columns),
+                onednn.DIFF_WEIGHTS: (self._weight, piece),
+            }
+            if self._bias is not None:
+                bias = binding.param_diffs[1]
+                assert bias is not None
+                arrays[onednn.DIFF_BIAS] = (self._bias, bias[start : start + self._rows])
+            found += [
+                move(part, dy, self._dy, columns),
+                self._primitive.bind(arrays),
+                self._handing_over(binding, piece, start * piece.size // self._rows),
+            ]
+        return found
+
+    @staticmethod
+    def _handing_over(binding: Binding, piece: Array, start: int) -> Prepared:
+        return lambda: binding.hand_over(0, start, piece)
+
+
+def _rows(weight: Desc, n: int, parts: int) -> Desc | None:
+    """Return one of `parts` equal parts of weights with n rows, if each lies in one place."""
+    if n % parts:
+        return None
+    try:
+        part = weight.part((n // parts, weight.dims[1]), 0, 0)
+    except OneDnnError:
+        return None
+    return part if part.nbytes * parts == weight.nbytes else None
