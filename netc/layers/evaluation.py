@@ -9,7 +9,8 @@ from netc.layers.annotated import OBJECT, ResizeMode, ResizeParam
 from netc.layers.boxes import clipped, overlap
 from netc.layers.data import Reader
 from netc.layers.registry import layer
-from netc.layers.ssd import DETECTION, check_classes, with_content
+from netc.layers.ssd import check_classes, with_content
+from netc.layers.suppression import DETECTION
 from netc.layers.types import (
     Arity,
     Array,

@@ -14,12 +14,12 @@ from netc.layers.registry import layer
 from netc.layers.softmax import softmax
 from netc.layers.ssd import (
     ALIKE,
-    NmsParam,
     check_classes,
     check_predictions,
     split_priors,
     with_content,
 )
+from netc.layers.suppression import NmsParam
 from netc.layers.types import (
     Arity,
     Array,
@@ -104,6 +104,8 @@ class MultiBoxLoss(Loss):
     `use_difficult_gt`. Gradients reach locations and confidences; with `encode_variance_in_target`
     that of the locations lacks the factor 1 / variance, as in the fork. With LOGISTIC and no mining
     the fork's labels are right for the first image only; here they are for all.
+
+    ONNX: none, the matching is a loop over objects; the deployed net detects.
     """
 
     num_classes: int | None = None

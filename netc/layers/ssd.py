@@ -22,10 +22,9 @@ from netc.layers.boxes import (
     CodeType,
     decode,
     lower_decode,
-    lower_halves,
-    suppress,
 )
 from netc.layers.registry import layer
+from netc.layers.suppression import DETECTION, FLT_MAX, NmsParam, Selection
 from netc.layers.types import (
     Arity,
     Array,
@@ -40,10 +39,6 @@ from netc.layers.types import (
     between,
 )
 
-# The values of one detection: image, class, score, xmin, ymin, xmax, ymax.
-DETECTION = 7
-# The largest float32. A score must be above its negative to count at all.
-FLT_MAX = 3.4028235e38
 # Aspect ratios that differ by less are one; overlaps that are not above it are none.
 ALIKE = 1e-6
 
@@ -240,47 +235,6 @@ class PriorBox(Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class NmsParam:
-    """An `nms_param` message: of boxes that overlap more than the threshold only the best stays.
-
-    Only the `top_k` best boxes are looked at, all if it is not set or negative. With `eta` below 1
-    the threshold, while above 0.5, is multiplied by it whenever a box stays.
-    """
-
-    nms_threshold: float = 0.3
-    top_k: int | None = None
-    eta: float = 1.0
-
-    def check(self) -> None:
-        """Raise `Refusal` for settings that mean nothing."""
-        if self.nms_threshold < 0:
-            raise Refusal(
-                "nms_threshold is negative",
-                expected="nms_threshold >= 0",
-                got=f"nms_threshold {self.nms_threshold:g}",
-                setting="nms_param",
-            )
-        if not 0 < self.eta <= 1:
-            raise Refusal(
-                "eta is out of range",
-                expected="0 < eta <= 1",
-                got=f"eta {self.eta:g}",
-                setting="nms_param",
-            )
-        if self.top_k == 0:
-            raise Refusal(
-                "top_k 0 leaves no box",
-                expected="top_k > 0, or -1 for all boxes",
-                got="top_k 0",
-                setting="nms_param",
-            )
-
-    def looked_at(self, boxes: int) -> int:
-        """Return how many of the boxes are looked at."""
-        return boxes if self.top_k is None or self.top_k < 0 else min(self.top_k, boxes)
-
-
-@dataclass(frozen=True, slots=True)
 class SaveOutputParam:
     """A `save_output_param` message: files that the fork writes its detections to."""
 
@@ -432,7 +386,7 @@ class DetectionOutput(Layer):
             bottoms, self.num_classes, self.share_location, "detection_output_param"
         )
         self.nms_param.check()
-        if not self._labels(classes):
+        if not self._selection.labels:
             raise Refusal(
                 "there is no class but the background",
                 expected="num_classes > 1, or background_label_id: -1",
@@ -446,53 +400,31 @@ class DetectionOutput(Layer):
                 got="keep_top_k 0",
                 setting="keep_top_k",
             )
-        rows = bottoms[0].shape[0] * self._per_image(classes, n_priors)
+        rows = bottoms[0].shape[0] * self._selection.per_image(n_priors)
         return Signature((BlobType((1, 1, rows, DETECTION)),))
 
-    def _labels(self, classes: int) -> list[int]:
-        """Return the classes that are looked for."""
-        return [label for label in range(classes) if label != self.background_label_id]
-
-    def _per_image(self, classes: int, n_priors: int) -> int:
-        """Return how many boxes an image can have at most."""
-        most = len(self._labels(classes)) * self.nms_param.looked_at(n_priors)
-        return most if self.keep_top_k < 0 else min(self.keep_top_k, most)
-
     @property
-    def _threshold(self) -> float:
-        return -FLT_MAX if self.confidence_threshold is None else self.confidence_threshold
+    def _selection(self) -> Selection:
+        labels = range(self.num_classes or 1)
+        threshold = self.confidence_threshold
+        return Selection(
+            self.nms_param,
+            tuple(label for label in labels if label != self.background_label_id),
+            -FLT_MAX if threshold is None else threshold,
+            self.keep_top_k,
+        )
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, (location, confidence) = call.xp, call.bottoms[:2]
         priors, variances = split_priors(xp, call.bottoms[2], self.code_type)
         n, n_priors, classes = len(location), len(priors), self.num_classes or 1
-        labels = xp.asarray(self._labels(classes))
-        boxes = self._decoded(xp, location.reshape(n, n_priors, -1, 4), priors, variances)
+        labels = xp.asarray(self._selection.labels)
+        per_prior = 1 if self.share_location else classes
+        boxes = self._decoded(xp, location.reshape(n, n_priors, per_prior, 4), priors, variances)
+        if not self.share_location:
+            boxes = boxes[:, labels]
         scores = confidence.reshape(n, n_priors, classes)[:, :, labels].transpose(0, 2, 1)
-        scores = xp.where(scores > self._threshold, scores, -xp.inf)
-        # Only as many of the best as have a score at all.
-        counts = (scores > -xp.inf).sum(axis=2)
-        k = min(self.nms_param.looked_at(n_priors), int(counts.max()) if n else 0)
-        order = xp.argsort(-scores, axis=2, kind="stable")[:, :, :k]
-        scores = xp.take_along_axis(scores, order, axis=2)
-        which = 0 if self.share_location else labels[None, :, None]
-        boxes = boxes[xp.arange(n)[:, None, None], which, order]
-        stays = suppress(
-            xp,
-            boxes.reshape(n * len(labels), k, 4),
-            (scores > -xp.inf).reshape(n * len(labels), k),
-            self.nms_param.nms_threshold,
-            self.nms_param.eta,
-        ).reshape(scores.shape)
-        if self.keep_top_k >= 0:
-            stays = self._best(xp, scores, stays)
-        image, label, rank = xp.nonzero(stays)
-        rows = xp.empty((len(image), DETECTION), dtype=location.dtype)
-        rows[:, 0] = image
-        rows[:, 1] = labels[label]
-        rows[:, 2] = scores[image, label, rank]
-        rows[:, 3:] = boxes[image, label, rank]
-        return (self._placed(call, rows, n),)
+        return (self._selection.detections(call, boxes, scores),)
 
     def _decoded(
         self, xp: ArrayNamespace, numbers: Array, priors: Array, variances: Array
@@ -501,28 +433,6 @@ class DetectionOutput(Layer):
         if not self.variance_encoded_in_target:
             numbers = numbers * variances[:, None]
         return decode(xp, numbers, priors[:, None], self.code_type).swapaxes(1, 2)
-
-    def _best(self, xp: ArrayNamespace, scores: Array, stays: Array) -> Array:
-        """Return which boxes are among the `keep_top_k` best of their image."""
-        flat = xp.where(stays, scores, -xp.inf).reshape(len(scores), scores[0].size)
-        best = xp.argsort(-flat, axis=1, kind="stable")[:, : self.keep_top_k]
-        chosen = xp.zeros(flat.shape, bool)
-        chosen[xp.arange(len(flat))[:, None], best] = True
-        return stays & chosen.reshape(stays.shape)
-
-    @staticmethod
-    def _placed(call: ForwardCall, rows: Array, images: int) -> Array:
-        """Return the top with these rows."""
-        xp = call.xp
-        if call.out:
-            top = call.out[0]
-            top[...] = -1
-            top[0, 0, : len(rows)] = rows
-            return top
-        if not len(rows):
-            rows = xp.full((images, DETECTION), -1, dtype=rows.dtype)
-            rows[:, 0] = xp.arange(images)
-        return rows[None, None]
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False,) * n_bottoms
@@ -533,24 +443,17 @@ class DetectionOutput(Layer):
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
-        if self.nms_param.eta < 1 and self.nms_param.nms_threshold > 0.5:
-            raise g.refuse(
-                "a threshold that changes with each box has no ONNX form",
-                hint="nms_param { eta: 1 } keeps the threshold",
-            )
+        selection = self._selection
+        selection.lower_check(g)
         n, classes = bottoms[0].shape[0], self.num_classes or 1
         n_priors = BlobType(bottoms[2].shape).span(2) // 4
-        labels = self._labels(classes)
-        k = self.nms_param.looked_at(n_priors)
-        rows = n * len(labels)
         # The k best of each class, sorted: all that follows counts in these.
         scores = g.op("Transpose", g.reshape(bottoms[1], (n, n_priors, classes)), perm=[0, 2, 1])
-        scores = g.op("Gather", scores, g.constant(labels, "int64"), axis=1)
-        scores, order = g.op("TopK", scores, g.constant([k], "int64"), outputs=2, axis=2)
-        boxes = self._lower_sorted(g, bottoms, order, labels)
-        boxes, scores = g.reshape(boxes, (rows, k, 4)), g.reshape(scores, (rows, 1, k))
-        stays = self._lower_suppress(g, boxes, scores)
-        return (self._lower_rows(g, boxes, scores, stays, labels),)
+        scores = g.op("Gather", scores, g.constant(list(selection.labels), "int64"), axis=1)
+        scores, order = selection.lower_order(g, scores)
+        boxes = self._lower_sorted(g, bottoms, order, list(selection.labels))
+        ordered = self.code_type is CodeType.CENTER_SIZE
+        return (selection.lower(g, boxes, scores, ordered=ordered),)
 
     def _lower_sorted(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], order: Value, labels: list[int]
@@ -577,68 +480,6 @@ class DetectionOutput(Layer):
             "GatherND", boxes, g.reshape(order, (n, count, k, 1)), batch_dims=2
         )
         return sorted_boxes
-
-    def _lower_suppress(self, g: OnnxBuilder, boxes: Value, scores: Value) -> Value:
-        """Return which boxes (rows, k, 4) stay: bools (rows, k)."""
-        rows, k = boxes.shape[:2]
-        if self.code_type is not CodeType.CENTER_SIZE:
-            # The operator would put the ends of a box in order; here such a box has no area.
-            low, high = lower_halves(g, boxes)
-            boxes = g.op("Concat", low, g.op("Max", low, high), axis=2)
-        chosen = g.op(
-            "NonMaxSuppression",
-            boxes,
-            scores,
-            g.constant([k], "int64"),
-            g.constant([min(self.nms_param.nms_threshold, 1.0)]),
-            g.constant([self._threshold]),
-        )
-        places = g.op("Gather", chosen, g.constant([0, 2], "int64"), axis=1)
-        ones = g.op("Gather", chosen, g.constant(1, "int64"), axis=1)  # zeros: the only class
-        ones = g.op("Add", ones, g.constant(1, "int64"))
-        none = g.op("Expand", g.constant(0, "int64"), g.constant([rows, k], "int64"))
-        return g.cast(g.op("ScatterND", none, places, ones), "bool")
-
-    def _lower_rows(
-        self, g: OnnxBuilder, boxes: Value, scores: Value, stays: Value, labels: list[int]
-    ) -> Value:
-        """Return the top, given boxes (rows, k, 4), scores (rows, 1, k) and which of them stay."""
-        rows, k = stays.shape
-        n, in_image = rows // len(labels), len(labels) * k
-        total = rows * k
-        nothing = g.constant(total, "int64")
-        places = g.constant(g.xp.arange(total).reshape(n, in_image), "int64")
-        places = g.op("Where", g.reshape(stays, (n, in_image)), places, nothing)
-        if 0 <= self.keep_top_k < in_image:
-            kept = g.op(
-                "Where",
-                g.reshape(stays, (n, in_image)),
-                g.reshape(scores, (n, in_image)),
-                g.constant(-FLT_MAX),
-            )
-            most = g.constant([self.keep_top_k], "int64")
-            _, best = g.op("TopK", kept, most, outputs=2, axis=1)
-            places = g.op("GatherElements", places, best, axis=1)
-        # Places count by image, class and rank; those without a box come last.
-        count = BlobType(places.shape).count
-        places, _ = g.op(
-            "TopK",
-            g.reshape(places, (count,)),
-            g.constant([count], "int64"),
-            outputs=2,
-            axis=0,
-            largest=0,
-        )
-        used = g.reshape(g.op("Less", places, nothing), (count, 1))
-        places = g.op("Min", places, g.constant(total - 1, "int64"))
-        image = g.op("Div", places, g.constant(in_image, "int64"))
-        row = g.op("Div", places, g.constant(k, "int64"))
-        label = g.op("Gather", g.constant(labels * n, "int64"), row, axis=0)
-        columns = [g.cast(g.reshape(column, (count, 1)), "float32") for column in (image, label)]
-        columns.append(g.op("Gather", g.reshape(scores, (total, 1)), places, axis=0))
-        columns.append(g.op("Gather", g.reshape(boxes, (total, 4)), places, axis=0))
-        found = g.op("Where", used, g.op("Concat", *columns, axis=1), g.constant(-1.0))
-        return g.reshape(found, (1, 1, count, DETECTION))
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return 2 * bottoms[0].count

@@ -11,7 +11,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from types import FunctionType
-from typing import Any
+from typing import Any, get_type_hints
 
 from netc.layers.types import Layer
 
@@ -33,7 +33,7 @@ _SHORTHANDS = {"reshape": "Reshape", "cast": "Cast"}
 
 
 class _Reader:
-    def __init__(self, cls: type[Layer]) -> None:
+    def __init__(self, cls: type) -> None:
         self.cls = cls
         self.found: dict[str, None] = {}
         self.seen: set[Any] = set()
@@ -50,7 +50,7 @@ class _Reader:
         except (OSError, SyntaxError):
             self.formless = True
             return
-        if function is inspect.unwrap(self.cls.lower):
+        if function is getattr(self.cls, "lower", None):
             self.formless = not any(isinstance(node, ast.Return) for node in ast.walk(tree))
         for call in _calls(tree):
             method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
@@ -75,7 +75,7 @@ class _Reader:
             name = called.value.id
             if name == "self":
                 found = getattr(self.cls, called.attr, None)
-            elif other := next((c for c in _made_by(name, tree, known)), None):
+            elif other := next(self._classes_of(name, tree, known), None):
                 reader = _Reader(other)
                 reader.read(getattr(other, called.attr))
                 self.found |= reader.found
@@ -110,15 +110,29 @@ class _Reader:
 
     def _fact(self, node: ast.expr) -> Any:
         """Return what `self.name` is for every layer of the type, None where that is not known."""
-        if not (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "self"
-        ):
+        if not (isinstance(node, ast.Attribute) and _is_self(node.value)):
             return None
         fields = {field.name for field in dataclasses.fields(self.cls)}
         value = None if node.attr in fields else getattr(self.cls, node.attr, None)
         return value if isinstance(value, bool | str) else None
+
+    def _classes_of(self, name: str, tree: ast.AST, known: dict[str, Any]) -> Iterator[type]:
+        """Yield the classes that a local name is an instance of.
+
+        It is made by calling the class, or is what a property or a method of this type returns.
+        """
+        for value in _assigned(name, tree):
+            called = value.func if isinstance(value, ast.Call) else value
+            made: Any = None
+            if isinstance(called, ast.Name) and called is not value:
+                made = known.get(called.id)
+            elif isinstance(called, ast.Attribute) and _is_self(called.value):
+                own = getattr(self.cls, called.attr, None)
+                rule = own.fget if isinstance(own, property) else own
+                if isinstance(rule, FunctionType):
+                    made = get_type_hints(rule).get("return")
+            if isinstance(made, type):
+                yield made
 
     def _inherited(self, name: str, caller: FunctionType) -> Any:
         """Return what `super().name` is in a method of one of the type's bases."""
@@ -126,6 +140,10 @@ class _Reader:
         holder = next((c for c in order if caller in vars(c).values()), order[0])
         later = order[order.index(holder) + 1 :]
         return next((vars(c)[name] for c in later if name in vars(c)), None)
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 def _is_super(node: ast.expr) -> bool:
@@ -155,12 +173,3 @@ def _assigned(name: str, tree: ast.AST) -> Iterator[ast.expr]:
             isinstance(target, ast.Name) and target.id == name for target in node.targets
         ):
             yield node.value
-
-
-def _made_by(name: str, tree: ast.AST, known: dict[str, Any]) -> Iterator[type[Layer]]:
-    """Yield the layer types that a local name is an instance of."""
-    for value in _assigned(name, tree):
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-            made = known.get(value.func.id)
-            if isinstance(made, type) and issubclass(made, Layer):
-                yield made

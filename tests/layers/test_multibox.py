@@ -19,7 +19,7 @@ from netc.layers.multibox import (
     MiningType,
     MultiBoxLoss,
 )
-from netc.layers.ssd import NmsParam
+from netc.layers.suppression import NmsParam
 from netc.layers.types import BlobType, Refusal
 from tests.support.detection import objects, predictions, priors, random_objects
 from tests.support.layer_harness import assert_close, check_layer, forward

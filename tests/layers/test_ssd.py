@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from netc.errors import NetcError
 from netc.layers.boxes import CodeType
-from netc.layers.ssd import DetectionOutput, NmsParam, PriorBox
+from netc.layers.ssd import DetectionOutput, PriorBox
+from netc.layers.suppression import NmsParam
 from netc.layers.types import BlobType, ForwardCall, Layer, Phase, Refusal
 from tests.support.detection import predictions, priors
 from tests.support.layer_harness import assert_close, check_layer, forward

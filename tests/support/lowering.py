@@ -12,6 +12,7 @@ import onnx
 
 from netc.export import DEFAULT_OPSET, OLDEST_OPSET, Session, latest_opset, lower_layer
 from netc.layers.types import BlobType, Layer
+from netc.report.onnx_forms import onnx_operators
 from tests.support.layer_harness import assert_close, forward, infer, smooth
 
 
@@ -40,6 +41,7 @@ def check_lowering(
     for number in sorted({OLDEST_OPSET, usual, latest_opset()}):
         model = lower_layer(layer, shapes, weights, opset=number)
         _compare(layer, model, bottoms, weights, f"opset {number}")
+        _check_told(layer, model)
         if number == usual:
             operators = [node.op_type for node in model.graph.node]
         if other_batch is not None:
@@ -47,6 +49,15 @@ def check_lowering(
             for given in runs:
                 _compare(layer, model, given, weights, f"opset {number}, open batch size")
     return operators
+
+
+def _check_told(layer: Layer, model: onnx.ModelProto) -> None:
+    """Check that the catalogue names every operator that the type is lowered to."""
+    told = onnx_operators(type(layer))
+    assert told is not None, f"the catalogue says that {layer.type} has no ONNX form"
+    # An Identity gives a top that is a bottom or a constant its name.
+    unnamed = {node.op_type for node in model.graph.node} - {"Identity", *told}
+    assert not unnamed, f"the catalogue does not name {sorted(unnamed)} of {layer.type}"
 
 
 def _compare(
