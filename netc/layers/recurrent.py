@@ -200,11 +200,11 @@ class Recurrent(Layer):
     def _projected(self, call: ForwardCall, weights: _Weights) -> Array:
         """Return W_x x + b, plus W_s times the static input, of all steps: (T, N, G)."""
         x = call.bottoms[0]
-        z = _rows(x, 2) @ weights.x.T
+        z = rows_of(x, 2) @ weights.x.T
         z += weights.bias
         z = z.reshape(*x.shape[:2], self.gates * self.num_output)
         if weights.static is not None:
-            z += _rows(call.bottoms[2], 1) @ weights.static.T
+            z += rows_of(call.bottoms[2], 1) @ weights.static.T
         return z
 
     def _gradients(
@@ -216,18 +216,18 @@ class Recurrent(Layer):
         the params of the subclass.
         """
         weights = self._weights(call.params, len(call.bottoms))
-        x, flat, wants = call.bottoms[0], _rows(dz, 2), iter(call.wants_params)
+        x, flat, wants = call.bottoms[0], rows_of(dz, 2), iter(call.wants_params)
         bottoms: list[Array | None] = [None] * len(call.bottoms)
         if call.wants_bottoms[0]:
             bottoms[0] = (flat @ weights.x).reshape(x.shape)
-        params = [flat.T @ _rows(x, 2) if next(wants) else None]
+        params = [flat.T @ rows_of(x, 2) if next(wants) else None]
         params.append(flat.sum(axis=0) if next(wants) else None)
         if weights.static is not None:
             static, summed = call.bottoms[2], dz.sum(axis=0)
             if call.wants_bottoms[2]:
                 bottoms[2] = (summed @ weights.static).reshape(static.shape)
-            params.append(summed.T @ _rows(static, 1) if next(wants) else None)
-        params.append(flat.T @ _rows(h, 2) if next(wants) else None)
+            params.append(summed.T @ rows_of(static, 1) if next(wants) else None)
+        params.append(flat.T @ rows_of(h, 2) if next(wants) else None)
         return Gradients(tuple(bottoms), (*params, *more))
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
@@ -304,7 +304,7 @@ class _Weights:
     more: tuple[Array, ...]
 
 
-def _rows(array: Array, axis: int) -> Array:
+def rows_of(array: Array, axis: int) -> Array:
     """View an array as a matrix whose columns are the axes from `axis` on."""
     shape = BlobType(array.shape)
     return array.reshape(shape.span(0, axis), shape.span(axis))
@@ -320,7 +320,7 @@ def _split(g: OnnxBuilder, x: Value, steps: int) -> tuple[Value, ...]:
     return parts
 
 
-def _before(xp: ArrayNamespace, first: Array, states: Array) -> Array:
+def states_before(xp: ArrayNamespace, first: Array, states: Array) -> Array:
     """Return the states that the steps started from: `first`, then all but the last of `states`."""
     return xp.concatenate([first[None], states[:-1]])
 
@@ -382,10 +382,10 @@ class RNN(Recurrent):
             carried = (dz[t] @ weights.h) * cont[t]
         wants_weight, wants_bias = call.wants_params[-2:]
         more = (
-            _rows(dy, 2).T @ _rows(hidden, 2) if wants_weight else None,
-            _rows(dy, 2).sum(axis=0) if wants_bias else None,
+            rows_of(dy, 2).T @ rows_of(hidden, 2) if wants_weight else None,
+            rows_of(dy, 2).sum(axis=0) if wants_bias else None,
         )
-        before = _before(xp, self._first_states(call)[0], hidden) * cont
+        before = states_before(xp, self._first_states(call)[0], hidden) * cont
         return self._gradients(call, dz, before, more)
 
     def _lower_output(self, g: OnnxBuilder, h: Value, weights: _Weights) -> Value:
@@ -427,7 +427,7 @@ class LSTM(Recurrent):
         for t, cont in enumerate(call.bottoms[1][..., None]):
             z = gates[t]
             z += (h * cont) @ weights.h.T
-            i, f, o, g = _gates(xp, z, d)
+            i, f, o, g = apply_gates(xp, z, d)
             c = f * (c * cont) + i * g
             h = o * xp.tanh(c)
             cell[t], y[t] = c, h
@@ -438,30 +438,35 @@ class LSTM(Recurrent):
         weights = self._weights(call.params, len(call.bottoms))
         gates, cell = self._own_kept(call)
         first_h, first_c = self._first_states(call)
-        dz, dc_dh = _gate_slopes(xp, gates, cell, _before(xp, first_c, cell) * cont, d)
+        dz, dc_dh = gate_slopes(xp, gates, cell, states_before(xp, first_c, cell) * cont, d)
         dh, dc = xp.zeros_like(dz[0, :, :d]), 0
         for t in reversed(range(len(dz))):
             dh = dh + call.top_diffs[0][t]
             dc = dc + dh * dc_dh[t]
-            _through_gates(dz[t], dh, dc, d)
+            through_gates(dz[t], dh, dc, d)
             dc = dc * gates[t, :, d : 2 * d] * cont[t]
             dh = (dz[t] @ weights.h) * cont[t]
-        before = _before(xp, first_h, call.tops[0]) * cont
+        before = states_before(xp, first_h, call.tops[0]) * cont
         return self._gradients(call, dz, before)
 
     def _onnx_order(self, xp: ArrayNamespace, array: Array) -> Array:
-        i, f, o, g = (array[n * self.num_output :][: self.num_output] for n in range(4))
-        return xp.concatenate([i, o, f, g])
+        return onnx_gate_order(xp, array)
 
 
-def _gates(xp: ArrayNamespace, z: Array, d: int) -> tuple[Array, Array, Array, Array]:
+def onnx_gate_order(xp: ArrayNamespace, array: Array) -> Array:
+    """Return rows (4 D, ...) in blocks i, f, o, g in the blocks of ONNX's LSTM: i, o, f, g."""
+    i, f, o, g = xp.split(array, 4)
+    return xp.concatenate([i, o, f, g])
+
+
+def apply_gates(xp: ArrayNamespace, z: Array, d: int) -> tuple[Array, Array, Array, Array]:
     """Apply the gates' functions to z (..., 4 d) in place; return views of i, f, o and g."""
     _sigmoid(xp, z[..., : 3 * d])
     xp.tanh(z[..., 3 * d :], out=z[..., 3 * d :])
     return z[..., :d], z[..., d : 2 * d], z[..., 2 * d : 3 * d], z[..., 3 * d :]
 
 
-def _gate_slopes(
+def gate_slopes(
     xp: ArrayNamespace, gates: Array, c: Array, c_before: Array, d: int
 ) -> tuple[Array, Array]:
     """Return dc/dz for i, f and g with dh/dz for o, as (..., 4 d), and dh/dc.
@@ -476,7 +481,7 @@ def _gate_slopes(
     return slopes, o * (1 - tanh_c * tanh_c)
 
 
-def _through_gates(slopes: Array, dh: Array, dc: Array, d: int) -> None:
+def through_gates(slopes: Array, dh: Array, dc: Array, d: int) -> None:
     """Turn the slopes of a step into the gradient of its z, in place."""
     slopes[..., :d] *= dc
     slopes[..., d : 2 * d] *= dc
@@ -526,7 +531,7 @@ class LSTMUnit(Layer):
         """Return the gates i, f, o, g in one array, the cell before, already cut, and D."""
         c, z, cont = call.bottoms
         d, gates = c.shape[-1], z + 0
-        _gates(call.xp, gates, d)
+        apply_gates(call.xp, gates, d)
         return gates, c * cont[..., None], d
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
@@ -537,10 +542,10 @@ class LSTMUnit(Layer):
 
     def backward(self, call: BackwardCall) -> Gradients:
         gates, before, d = self._active(call)
-        dz, dc_dh = _gate_slopes(call.xp, gates, call.tops[0], before, d)
+        dz, dc_dh = gate_slopes(call.xp, gates, call.tops[0], before, d)
         dc, dh = call.top_diffs
         dc = dc + dh * dc_dh
-        _through_gates(dz, dh, dc, d)
+        through_gates(dz, dh, dc, d)
         return Gradients((dc * gates[..., d : 2 * d] * call.bottoms[2][..., None], dz, None))
 
     def lower(
