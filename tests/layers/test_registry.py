@@ -34,3 +34,21 @@ def test_every_type_can_be_read_from_text(name: str) -> None:
     layer, unread = bind_fields(kind.cls, params, outer=message)
     assert isinstance(layer, kind.cls)
     assert {path[0] for path in unread} <= {"name", "type"}
+
+
+# The layer types of published prototxt files, the most frequent first.
+PUBLISHED = """
+    Convolution ReLU Scale BatchNorm Eltwise Pooling Concat InnerProduct BN Dropout Reshape Flatten
+    Softmax Permute SoftmaxWithLoss Python Accuracy Slice Sigmoid LRN Data PReLU PriorBox
+    ConvolutionDepthwise Axpy Interp ROIPooling SmoothL1Loss PSROIPooling Deconvolution Upsample
+    Input Crop DummyData Silence SmoothL1LossOHEM ShuffleChannel ImageData Normalize HDF5Data
+    AnnotatedData DetectionOutput SoftmaxWithLossOHEM BoxAnnotatorOHEM SeLu SegAccuracy WindowData
+    MultiBoxLoss Reorg DetectionEvaluate EvalDetection DenseImageData EuclideanLoss
+    SigmoidCrossEntropyLoss ImageSegData ContrastiveLoss SeLuDropout ArgMax DetectNetTransformation
+    RegionLoss Power L1Loss VideoData LSTM Split TRT DepthwiseConvolution Reduction ChannelScale
+    InnerDistance Flip
+"""
+
+
+def test_the_types_of_published_nets_are_known() -> None:
+    assert not set(PUBLISHED.split()) - registry.layer_types().keys()
