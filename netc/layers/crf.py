@@ -145,6 +145,8 @@ class MultiStageMeanfield(MeanField):
     Shapes: unary scores u (N, C, H, W), scores to start from (the same), image (N, K, H, W) -> top
     (N, C, H, W), scores, not probabilities. Params S, B, M (1, 1, C, C). No gradient reaches the
     image. `threshold` is read and, as in the fork, not used.
+    ONNX: none, no operator filters between all pairs of pixels; a model ends with the scores.
+
     Source: Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", ICCV 2015, and
     its fork of Caffe, which reads the two weights from files of its own.
     """
@@ -267,6 +269,8 @@ class DenseCRF(MeanField):
     probabilities, or with `output_probability` false their logarithms. Of each image only as many
     rows and columns count as its sizes (height, width) say; the rest of the top is 0. Without an
     image, positions alone count. No gradient passes, as in the fork.
+    ONNX: none, no operator filters between all pairs of pixels; a model ends with the scores.
+
     Source: Kraehenbuehl and Koltun, NIPS 2011; Chen et al., "DeepLab", ICLR 2015, and its fork of
     Caffe (which computes exponentials roughly; here they are exact).
     """

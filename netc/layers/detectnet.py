@@ -101,6 +101,8 @@ class DetectNetTransformation(Layer):
     The layer can be looked at, but not run: its random changes of geometry and colour are those of
     one version of NVIDIA's code, for the data of DIGITS.
 
+    ONNX: none, it makes data for training.
+
     Source: NVCaffe's fork, for "DetectNet" (Barker, Sarathy and July, 2016).
     """
 

@@ -82,6 +82,8 @@ class DetectionEvaluate(Layer):
     With `name_size_file`, a file with one `name height width` per line, boxes are compared in
     pixels of the images, after what `resize_param` did to them is undone. The lines are those of
     the images that have detections, in their order, over and over.
+
+    ONNX: none, it measures what a net outputs.
     """
 
     num_classes: int | None = None

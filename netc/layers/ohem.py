@@ -432,6 +432,8 @@ class BoxAnnotatorOHEM(Layer):
     have two more axes, H and W, as predictions of a convolution do. Of regions that cost the same
     the first is chosen. No gradient.
 
+    ONNX: none, it chooses examples for training.
+
     Source: as SoftmaxWithLossOHEM.
     """
 

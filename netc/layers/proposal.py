@@ -397,6 +397,8 @@ class AnchorTarget(Anchored):
     of labels) for 1 and 0 alike, or with a `positive_weight` p, p / (number of 1) and (1 - p) /
     (number of 0). No gradient.
 
+    ONNX: none, it makes targets for training.
+
     Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn, whose configuration
     has these settings.
     """
@@ -536,6 +538,8 @@ class ProposalTarget(Layer):
 
     A batch with too few regions is filled up with those chosen, again and again; one with none has
     regions of zeros, class 0 and no weight. py-faster-rcnn has fewer rows then. No gradient.
+
+    ONNX: none, it makes targets for training.
 
     Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn and, `agnostic`, of
     R-FCN, whose configurations have these settings.

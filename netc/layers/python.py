@@ -56,8 +56,10 @@ class Python(Layer):
     Well-known ones are run as netc's own types, by the names of module and class. Others run where
     `-allow_python_layers` says so, as in pycaffe: `setup` once, `reshape` and `forward` in each
     pass, `backward` for the gradients. `param_str` is handed to the class as it is;
-    `share_in_parallel` changes nothing here. Such a layer has no ONNX form, draws its random
-    numbers itself, and its tops keep the shapes that `setup` and `reshape` gave them first.
+    `share_in_parallel` changes nothing here. Such a layer draws its random numbers itself, and its
+    tops keep the shapes that `setup` and `reshape` gave them first.
+
+    ONNX: none, where its code is not one of netc's own types.
     """
 
     module: str = ""

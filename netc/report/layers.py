@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -42,7 +44,8 @@ class Entry:
     """One layer type.
 
     `shapes`, `source` and `formula` are from its docstring; `formula` is the first sentences,
-    `notes` the rest. `onnx` is None where there is no ONNX form. `backends` have kernels for it.
+    `notes` the rest. `onnx` names the operators, "" where there is no ONNX form; `no_onnx` says why
+    not. `backends` have kernels for it.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Entry:
     settings: tuple[Setting, ...]
     facts: tuple[str, ...]
     onnx: str
+    no_onnx: str
     backends: tuple[str, ...]
 
 
@@ -101,7 +105,8 @@ def _entry(kind: registry.LayerType, kernels: Mapping[str, Collection[type[Layer
         tops="one for each bottom" if cls.tops_match_bottoms else str(cls.tops),
         settings=tuple(_settings(kind)),
         facts=tuple(_facts(cls)),
-        onnx=told.labelled.get("ONNX", "") or _onnx(cls),
+        onnx=_onnx(cls),
+        no_onnx=told.labelled.get("ONNX", "").removeprefix("none, ").rstrip(".") or _no_onnx(cls),
         backends=("reference", *(name for name, has in kernels.items() if cls in has)),
     )
 
@@ -232,6 +237,13 @@ def _onnx(cls: type[Layer]) -> str:
     return ", ".join(operators)
 
 
+def _no_onnx(cls: type[Layer]) -> str:
+    """Return why types of a kind have no ONNX form, "" where each has to say it by itself."""
+    if cls.reads_data or cls.fed:
+        return "its tops are inputs of the model"
+    return "it writes a file" if cls.writes_data else ""
+
+
 # -- text ------------------------------------------------------------------------------------------
 
 
@@ -240,10 +252,11 @@ def render_list(entries: Sequence[Entry], form: str = "text") -> str:
     if form == "json":
         return to_json([asdict(entry) for entry in entries])
     markdown = form == "markdown"
+    anchors = _anchors(entries)
     header = ("type", "bottoms", "tops", "parameters", "ONNX", "backends")
     rows = [
         (
-            f"[{entry.name}](#{_anchor(entry.name)})" if markdown else entry.name,
+            f"[{entry.name}](#{anchors[entry.name]})" if markdown else entry.name,
             entry.bottoms,
             entry.tops,
             " ".join(entry.params) or "-",
@@ -284,7 +297,7 @@ def _labelled(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "shapes", entry.shapes
     if entry.facts:
         yield "facts", "; ".join(entry.facts)
-    yield "ONNX", entry.onnx or "no form"
+    yield "ONNX", entry.onnx or f"none, {entry.no_onnx}"
     yield "backends", ", ".join(entry.backends)
     if entry.source:
         yield "source", entry.source
@@ -296,15 +309,27 @@ def _wrapped(text: str, markdown: bool, indent: str = "") -> list[str]:
     return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _anchor(name: str) -> str:
-    return name.lower()
+def _by_family(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the entries by their family, in the order of the document."""
+    families: dict[str, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.family):
+        families.setdefault(entry.family, []).append(entry)
+    return families
+
+
+def _anchors(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return the anchors of the types' sections: of names that differ in case only, numbered."""
+    seen: Counter[str] = Counter()
+    anchors = {}
+    for entry in itertools.chain.from_iterable(_by_family(entries).values()):
+        anchor = entry.name.lower()
+        anchors[entry.name] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
+        seen[anchor] += 1
+    return anchors
 
 
 def document(entries: Sequence[Entry]) -> str:
     """Return the whole catalogue as Markdown: a table, and a section for each type by family."""
-    families: dict[str, list[Entry]] = {}
-    for entry in entries:
-        families.setdefault(entry.family, []).append(entry)
     lines = [
         "# Layer types",
         "",
@@ -316,9 +341,9 @@ def document(entries: Sequence[Entry]) -> str:
         render_list(entries, "markdown"),
         "",
     ]
-    for family in sorted(families):
+    for family, members in _by_family(entries).items():
         lines += [f"## {family}", ""]
-        for entry in families[family]:
+        for entry in members:
             lines += [render_entry(entry, "markdown"), ""]
     return "\n".join([*lines, *_shared_messages(entries)])
 

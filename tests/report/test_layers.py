@@ -110,10 +110,19 @@ def test_the_operators_of_types_known_by_heart() -> None:
     assert entry("Split").onnx == "none needed: the bottom is handed on"
     assert entry("Silence").onnx == "none needed"
     assert entry("Data").onnx == ""
+    assert "NonMaxSuppression" in entry("DetectionOutput").onnx.split(", ")
     assert entry("SPP").onnx == "as the types it is made of"
     assert "LSTM" in entry("LSTM").onnx.split(", ")
     assert "RNN" not in entry("LSTM").onnx.split(", ")
     assert "Conv" in entry("Im2col").onnx.split(", ")
+
+
+@pytest.mark.parametrize("name", [e.name for e in ENTRIES])
+def test_a_type_has_an_onnx_form_or_says_why_not(name: str) -> None:
+    found = entry(name)
+    assert bool(found.onnx) != bool(found.no_onnx)
+    if not found.onnx:
+        assert f"ONNX:      none, {found.no_onnx.split()[0]}" in render_entry(found)
 
 
 # Vectors of which no layer has an ONNX form: theirs carry states from batch to batch.
@@ -244,9 +253,15 @@ def test_kernels_of_backends() -> None:
 def test_the_document_has_a_section_for_each_type_that_its_table_links_to() -> None:
     text = document(ENTRIES)
     sections = re.findall(r"^### (\w+)$", text, re.M)
-    links = re.findall(r"^\| \[(\w+)\]\(#(\w+)\)", text, re.M)
+    links = re.findall(r"^\| \[(\w+)\]\(#([\w-]+)\)", text, re.M)
     assert [name for name, _ in links] == [e.name for e in ENTRIES]
     assert {name for name, _ in links} <= set(sections)
-    assert all(anchor == name.lower() for name, anchor in links)
+    # A heading's anchor is its text in lower case, numbered from the second of its kind on.
+    places: dict[str, str] = {}
+    for heading in re.findall(r"^#+ (.*)$", text, re.M):
+        anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        count = sum(re.fullmatch(f"{anchor}(-\\d+)?", known) is not None for known in places)
+        places[f"{anchor}-{count}" if count else anchor] = heading
+    assert all(places[anchor] == name for name, anchor in links)
     assert {"Filler", "TransformParam"} <= set(sections)
     assert "<" not in re.sub(r"`[^`]*`|->|<=|< ", "", text)
