@@ -11,6 +11,7 @@ from netc.backends import find_backend
 from netc.backends.base import Backend
 from netc.errors import fail
 from netc.graph.build import NetState
+from netc.pycaffe.errors import RuntimeMistake, told_as
 from netc.pycaffe.net import Net
 from netc.pycaffe.runner import Runner
 from netc.pycaffe.settings import logger, seeds
@@ -33,6 +34,7 @@ class Solver:
 
     type: ClassVar[str] = ""
 
+    @told_as(RuntimeMistake)
     def __init__(self, solver_file: str | os.PathLike[str]) -> None:
         if not self.type:
             raise TypeError("use get_solver(file), or a solver of a certain type: SGDSolver(file)")
@@ -110,12 +112,14 @@ class Solver:
 
     # -- training ----------------------------------------------------------------------------------
 
+    @told_as(RuntimeMistake)
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train to max_iter, from a solver state if one is given."""
         if resume_file is not None:
             self.restore(resume_file)
         self._followed().solve()
 
+    @told_as(RuntimeMistake)
     def step(self, n: int) -> None:
         """Run n iterations: forward, backward, update, with tests and snapshots as the file says.
 
@@ -123,6 +127,7 @@ class Solver:
         """
         self._followed().step(n)
 
+    @told_as(RuntimeMistake)
     def apply_update(self) -> None:
         """Update the params from their gradients, at the rate of the coming iteration.
 
@@ -131,10 +136,12 @@ class Solver:
         """
         self._followed().apply_update()
 
+    @told_as(RuntimeMistake)
     def snapshot(self) -> None:
         """Write weights and solver state under the snapshot prefix, each atomically."""
         self._followed().snapshot()
 
+    @told_as(RuntimeMistake)
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Go on from a solver state, bit for bit where netc wrote it.
 
@@ -142,6 +149,7 @@ class Solver:
         """
         self._solver.restore(os.fspath(path))
 
+    @told_as(RuntimeMistake)
     def share_weights(self, net: Net) -> None:
         """Let the params of a net be those of this solver's training net."""
         net.share_with(self._net)
@@ -161,31 +169,31 @@ class SGDSolver(Solver):
     type = "SGD"
 
 
-class NesterovSolver(Solver):
+class NesterovSolver(SGDSolver):
     """Nesterov's accelerated gradient."""
 
     type = "Nesterov"
 
 
-class AdaGradSolver(Solver):
+class AdaGradSolver(SGDSolver):
     """AdaGrad: rates divided by the root of the summed squared gradients."""
 
     type = "AdaGrad"
 
 
-class RMSPropSolver(Solver):
+class RMSPropSolver(SGDSolver):
     """RMSProp: rates divided by a running root mean square of the gradients."""
 
     type = "RMSProp"
 
 
-class AdaDeltaSolver(Solver):
+class AdaDeltaSolver(SGDSolver):
     """AdaDelta: steps scaled by running means of squared steps and gradients."""
 
     type = "AdaDelta"
 
 
-class AdamSolver(Solver):
+class AdamSolver(SGDSolver):
     """Adam: running means of the gradients and of their squares."""
 
     type = "Adam"
@@ -204,6 +212,7 @@ _SOLVERS: dict[str, type[Solver]] = {
 }
 
 
+@told_as(RuntimeMistake)
 def get_solver(solver_file: str | os.PathLike[str]) -> Solver:
     """Return the solver of the type that a solver file says."""
     settings = read_settings(read_solver(os.fspath(solver_file)))

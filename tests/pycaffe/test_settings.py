@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +64,58 @@ def test_modes(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     caffe.set_mode_gpu()
     assert "running on the CPU" in caplog.text
+
+
+def test_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = settings.logger
+    before = logger.level, list(logger.handlers)
+    try:
+        caffe.init_log()
+        caffe.log("one")
+        caffe.init_log(1)
+        caffe.log("two")
+        caffe.set_mode_gpu()
+        caffe.init_log(0, False)
+        caffe.log("three")
+        assert len(logger.handlers) == len(before[1]) + 1
+    finally:
+        logger.setLevel(before[0])
+        logger.handlers[:] = before[1]
+    lines = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"I\d{4} \d\d:\d\d:\d\d one", lines[0])
+    assert lines[1].startswith("W") and "running on the CPU" in lines[1]
+    assert len(lines) == 2
+    with pytest.raises(NetcError, match="not a level"):
+        caffe.init_log(4)
+
+
+def test_one_process_is_all_there_is() -> None:
+    caffe.set_solver_count(1)
+    caffe.set_solver_rank(0)
+    caffe.set_multiprocess(True)
+    assert (caffe.solver_count(), caffe.solver_rank(), caffe.has_nccl()) == (1, 0, False)
+    for call in (
+        lambda: caffe.set_solver_count(2),
+        lambda: caffe.set_solver_rank(1),
+        lambda: caffe.NCCL(None, b""),
+        caffe.NCCL.new_uid,
+    ):
+        with pytest.raises(RuntimeError, match="in one process, without NCCL"):
+            call()
+
+
+def test_a_timer() -> None:
+    timer = caffe.Timer()
+    assert timer.ms == 0
+    timer.start()
+    time.sleep(0.002)
+    timer.stop()
+    first = timer.ms
+    assert first >= 2
+    timer.stop()
+    assert timer.ms == first
+    timer.start()
+    assert 0 <= timer.ms < first and timer.ms == timer.ms
 
 
 def test_layer_types() -> None:
