@@ -16,6 +16,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    Coordinates,
     ForwardCall,
     Gradients,
     Layer,
@@ -27,7 +28,7 @@ from netc.layers.types import (
     Value,
     at_least,
 )
-from netc.layers.window import Slide, extent, fold, unfold
+from netc.layers.window import Slide, extent, fold, sliding, unfold
 
 # Images are unfolded a few at a time, so that their patches are still in the cache when they are
 # multiplied. Measured with LeNet and AlexNet on 2 cores with 1 MiB of L2 cache each.
@@ -74,6 +75,20 @@ class Windowed(Layer):
                 )
             found.append(Slide(size, places, kernel, stride, pad, dilation))
         return tuple(found)
+
+    def coordinates(self) -> Coordinates | None:
+        return sliding(self.axis, self._steps())
+
+    def _steps(self) -> Iterator[tuple[int, ...]]:
+        """Return kernel, stride, pad and dilation: of each spatial axis, or of all at once."""
+        names = {"kernel_size": None, "stride": 1, "pad": 0, "dilation": 1}
+        sided = any(self._source_of(name) != name for name in names)
+        n = 2 if sided else max(1, *(len(getattr(self, name)) for name in names))
+        values = [
+            self._per_axis(name, n, default=default, least=0 if name == "pad" else 1)
+            for name, default in names.items()
+        ]
+        return zip(*values, strict=True)
 
     def _settings(self, x: BlobType) -> Iterator[tuple[int, int, int, int, int]]:
         """Yield size, kernel, stride, pad and dilation of each spatial axis of a bottom."""
@@ -314,6 +329,13 @@ class Deconvolution(Filtering):
     """
 
     transposed: ClassVar[bool] = True
+
+    def coordinates(self) -> Coordinates | None:
+        axes = [
+            (float(stride), (extent(kernel, dilation) - 1) / 2 - pad)
+            for kernel, stride, pad, dilation in self._steps()
+        ]
+        return Coordinates(self.axis, tuple(a for a, _ in axes), tuple(b for _, b in axes))
 
     def slides(self, x: BlobType) -> tuple[Slide, ...]:
         """Return how the kernel slides over the top, with a place for each value of the bottom."""

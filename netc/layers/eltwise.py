@@ -14,6 +14,7 @@ from netc.layers.types import (
     Array,
     BackwardCall,
     BlobType,
+    Coordinates,
     ForwardCall,
     Gradients,
     KeptType,
@@ -52,6 +53,9 @@ class Eltwise(Layer):
     stable_prod_grad: bool = True
 
     bottoms: ClassVar[Arity] = at_least(2)
+
+    def coordinates(self) -> Coordinates | None:
+        return Coordinates()
 
     def infer(self, *bottoms: BlobType) -> Signature:
         first = bottoms[0]

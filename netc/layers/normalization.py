@@ -17,6 +17,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    Coordinates,
     ForwardCall,
     Gradients,
     KeptType,
@@ -61,6 +62,9 @@ class LRN(Layer):
     norm_region: NormRegion = NormRegion.ACROSS_CHANNELS
     k: float = 1.0
     engine: Engine = Engine.DEFAULT
+
+    def coordinates(self) -> Coordinates | None:
+        return Coordinates()
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]

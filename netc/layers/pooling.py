@@ -15,6 +15,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    Coordinates,
     ForwardCall,
     Gradients,
     KeptType,
@@ -27,7 +28,7 @@ from netc.layers.types import (
     Value,
     between,
 )
-from netc.layers.window import Slide, taps
+from netc.layers.window import Slide, sliding, taps
 
 # What Caffe's maximum starts from, -FLT_MAX: the content of a window that sees nothing.
 LOWEST = -3.4028234663852886e38
@@ -116,6 +117,19 @@ class Pooling(Layer):
             dtype = "uint8" if slides[0].kernel * slides[1].kernel <= 255 else "int32"
             kept = (KeptType("choice", top.shape, dtype),)
         return Signature((top,) * max(1, len(self.top)), kept=kept)
+
+    def coordinates(self) -> Coordinates | None:
+        if self.global_pooling:
+            return None
+        steps = zip(
+            self._pair("kernel", "kernel_size", None, least=1),
+            self._pair("stride", "stride", 1, least=1),
+            self._pair("pad", "pad", 0, least=0),
+            (1, 1),
+            strict=True,
+        )
+        # What is the same for both axes is said once: it then goes with any number of axes.
+        return sliding(1, dict.fromkeys(steps))
 
     def slides(self, x: BlobType) -> tuple[Slide, Slide]:
         """Return how the window slides over a bottom of this shape, or refuse the settings."""

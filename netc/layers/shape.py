@@ -14,6 +14,7 @@ from netc.layers.types import (
     Array,
     BackwardCall,
     BlobType,
+    Coordinates,
     ForwardCall,
     Gradients,
     KeptType,
@@ -215,6 +216,9 @@ class Split(Layer):
     tops: ClassVar[Arity] = at_least(1)
     view: ClassVar[bool] = True
     refuses_in_place: ClassVar[bool] = True
+
+    def coordinates(self) -> Coordinates | None:
+        return Coordinates()
 
     def infer(self, *bottoms: BlobType) -> Signature:
         return Signature((bottoms[0],) * len(self.top))
@@ -461,6 +465,10 @@ class Crop(Layer):
     # The second bottom is there for its shape: what leads to it is constant to the objective.
     stops_gradients: ClassVar[bool] = True
     bottoms: ClassVar[Arity] = exactly(2)
+
+    def coordinates(self) -> Coordinates | None:
+        offset = self.offset or (0,)
+        return Coordinates(self.axis - 1, (1,) * len(offset), tuple(-first for first in offset))
 
     def infer(self, *bottoms: BlobType) -> Signature:
         return Signature((BlobType(tuple(last - first for first, last in self._window(*bottoms))),))

@@ -219,6 +219,19 @@ class Gradients:
     params: tuple[Array | None, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Where the pixels of a bottom are in the top: `scale * position + shift`.
+
+    `scale` and `shift` have one value for each axis behind `axis`, or one for all of them. Without
+    `axis` every pixel stays where it is, along any axis.
+    """
+
+    axis: int | None = None
+    scale: tuple[float, ...] = (1,)
+    shift: tuple[float, ...] = (0,)
+
+
 class Value(Protocol):
     """A tensor of the ONNX graph under construction: a name with a shape."""
 
@@ -274,6 +287,13 @@ class CodeHost(Protocol):
 
     def load(self, module: str, name: str) -> Any:
         """Import the module and return the class of that name; raise `Refusal` if it cannot."""
+        ...
+
+    def kept(self, layer: Layer, make: Callable[[], Any]) -> Any:
+        """Return what `make` gives, or what it gave for the same layer of the net before.
+
+        A host for one net that is built anew for other shapes keeps its objects.
+        """
         ...
 
     def run(self, method: Callable[..., object], *arguments: object) -> None:
@@ -374,6 +394,13 @@ class Layer:
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         """Say which bottoms a gradient can flow to."""
         return (True,) * n_bottoms
+
+    def coordinates(self) -> Coordinates | None:
+        """Say where the pixels of a bottom are in the top; None where that has no meaning.
+
+        It holds for bottom 0, and for the others that a gradient can flow to.
+        """
+        return Coordinates() if self.in_place else None
 
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         """Say which bottoms hold labels, indices or flags, for whoever makes up an input.

@@ -8,10 +8,10 @@ a loop over the taps, each a slice of everything else at once, is the whole of i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from netc.layers.types import Array, ArrayNamespace
+from netc.layers.types import Array, ArrayNamespace, Coordinates
 
 
 def extent(kernel: int, dilation: int = 1) -> int:
@@ -45,6 +45,19 @@ class Slide:
             return slice(0, 0), slice(0, 0)
         start, stop = (place * self.stride + shift for place in (first, last - 1))
         return slice(first, last), slice(start, stop + 1, self.stride)
+
+
+def sliding(axis: int, steps: Iterable[tuple[int, ...]]) -> Coordinates:
+    """Return where the pixels under windows are among their places.
+
+    `steps` are kernel, stride, pad and dilation of each axis behind `axis`, or of all at once. A
+    window stands for the pixel in its middle.
+    """
+    axes = [
+        (1 / stride, (pad - (extent(kernel, dilation) - 1) / 2) / stride)
+        for kernel, stride, pad, dilation in steps
+    ]
+    return Coordinates(axis, tuple(a for a, _ in axes), tuple(b for _, b in axes))
 
 
 #: One tap of a kernel: its index, the places where it is inside the image, the pixels it meets

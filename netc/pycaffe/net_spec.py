@@ -224,6 +224,13 @@ params = Parameters()
 # -- settings to messages --------------------------------------------------------------------------
 
 
+def message_of(fn: Function) -> netc_pb2.LayerParameter:
+    """Return the message of one layer, without names."""
+    layer = netc_pb2.LayerParameter(type=fn.type_name)
+    _assign_all(layer, fn)
+    return layer
+
+
 def _assign_all(layer: netc_pb2.LayerParameter, fn: Function) -> None:
     """Set the fields of a layer: those of its own message first, others on the layer itself."""
     own = _own_messages(fn.type_name)
