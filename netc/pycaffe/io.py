@@ -14,9 +14,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from netc.data import images
 from netc.errors import Span, fail, nearest
+from netc.pycaffe.errors import FileMistake, ValueMistake, mistake
+from netc.pycaffe.proto import caffe_pb2
 from netc.schema import netc_pb2, parse_binary
 
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
+
+__all__ = [
+    "Transformer",
+    "array_to_blobproto",
+    "array_to_datum",
+    "arraylist_to_blobprotovector_str",
+    "blobproto_to_array",
+    "blobprotovector_str_to_arraylist",
+    "caffe_pb2",
+    "datum_to_array",
+    "load_image",
+    "oversample",
+    "resize",
+    "resize_image",
+]
 
 # Luma of the BT.709 primaries, as scikit-image weighs the channels for pycaffe.
 _LUMA = (0.2125, 0.7154, 0.0721)
@@ -25,16 +43,21 @@ _LUMA = (0.2125, 0.7154, 0.0721)
 # -- messages --------------------------------------------------------------------------------------
 
 
-def blobproto_to_array(blob: netc_pb2.BlobProto, return_diff: bool = False) -> FloatArray:
-    """Return the values of a BlobProto, or its gradient; blobs of before 2014 have four axes."""
+def blobproto_to_array(blob: netc_pb2.BlobProto, return_diff: bool = False) -> DoubleArray:
+    """Return the values of a BlobProto, or its gradient; blobs of before 2014 have four axes.
+
+    Of float64, as in pycaffe, though a blob mostly holds float32. Raises NetcError, which is a
+    ValueError too, as other functions on messages do.
+    """
     values = blob.diff if return_diff else blob.data
     if not values:
         values = blob.double_diff if return_diff else blob.double_data
     legacy = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
     shape = (blob.num, blob.channels, blob.height, blob.width) if legacy else tuple(blob.shape.dim)
-    array = np.array(values, np.float32)
+    array = np.array(values, np.float64)
     if array.size != np.prod(shape, dtype=np.int64):
-        raise fail(
+        raise mistake(
+            ValueMistake,
             "the blob's shape does not agree with its values",
             expected=f"{np.prod(shape, dtype=np.int64)} values for shape {shape}",
             got=f"{array.size}",
@@ -60,7 +83,7 @@ def arraylist_to_blobprotovector_str(arraylist: Iterable[ArrayLike]) -> bytes:
     ).SerializeToString()
 
 
-def blobprotovector_str_to_arraylist(string: bytes) -> list[FloatArray]:
+def blobprotovector_str_to_arraylist(string: bytes) -> list[DoubleArray]:
     """Return the arrays of a serialised BlobProtoVector."""
     vector = parse_binary(string, netc_pb2.BlobProtoVector)
     return [blobproto_to_array(blob) for blob in vector.blobs]
@@ -69,8 +92,11 @@ def blobprotovector_str_to_arraylist(string: bytes) -> list[FloatArray]:
 def array_to_datum(arr: NDArray[Any], label: int | None = None) -> netc_pb2.Datum:
     """Return a Datum of an array (C, H, W): bytes for uint8, floats for other types."""
     if arr.ndim != 3:
-        raise fail(
-            "Incorrect array shape.", expected="three axes: (C, H, W)", got=f"shape {arr.shape}"
+        raise mistake(
+            ValueMistake,
+            "Incorrect array shape.",
+            expected="three axes: (C, H, W)",
+            got=f"shape {arr.shape}",
         )
     channels, height, width = arr.shape
     datum = netc_pb2.Datum(channels=channels, height=height, width=width)
@@ -84,23 +110,26 @@ def array_to_datum(arr: NDArray[Any], label: int | None = None) -> netc_pb2.Datu
 
 
 def datum_to_array(datum: netc_pb2.Datum) -> NDArray[Any]:
-    """Return the pixels of a Datum as (C, H, W): uint8, or float32 where it holds floats.
+    """Return the pixels of a Datum as (C, H, W): uint8, or float64 where it holds floats.
 
     An image file in it is decoded, to channels B, G, R.
     """
     if datum.encoded:
         pixels = images.decode(datum.data, None)
         if pixels is None:
-            raise fail("the datum says that it holds an image file, but it cannot be decoded")
+            raise mistake(
+                ValueMistake, "the datum says that it holds an image file, but it cannot be decoded"
+            )
         return np.ascontiguousarray(pixels)
     values: NDArray[Any]
     if datum.data:
         values = np.frombuffer(datum.data, np.uint8)
     else:
-        values = np.array(datum.float_data, np.float32)
+        values = np.array(datum.float_data, np.float64)
     shape = (datum.channels, datum.height, datum.width)
     if values.size != np.prod(shape, dtype=np.int64):
-        raise fail(
+        raise mistake(
+            ValueMistake,
             "the datum's shape does not agree with its values",
             expected=f"{np.prod(shape, dtype=np.int64)} values for {shape}",
             got=values.size,
@@ -114,18 +143,23 @@ def datum_to_array(datum: netc_pb2.Datum) -> NDArray[Any]:
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> FloatArray:
     """Read an image file as (H, W, 3), or (H, W, 1) without `color`, of values in 0-1.
 
-    Channels are R, G, B; an alpha channel is dropped. Raises NetcError where it cannot be read.
+    Channels are R, G, B; an alpha channel is dropped. Raises NetcError, which is an OSError too,
+    where it cannot be read.
     """
     path = os.fspath(filename)
     try:
         with open(path, "rb") as file:
             pixels = images.decode(file.read(), None)
     except OSError as error:
-        raise fail(
-            "the image cannot be read", span=Span(path), got=error.strerror or str(error)
+        raise mistake(
+            FileMistake,
+            "the image cannot be read",
+            span=Span(path),
+            got=error.strerror or str(error),
         ) from None
     if pixels is None:
-        raise fail(
+        raise mistake(
+            FileMistake,
             "the image cannot be decoded",
             span=Span(path),
             expected="a file in a format that OpenCV reads: JPEG, PNG, BMP, TIFF, ...",
@@ -148,8 +182,6 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int], interp_order: int = 
     areas, and what is outside the image counts as its smallest value. Other numbers of channels:
     the corners stay where they are.
     """
-    if interp_order not in (0, 1):
-        raise fail("an image is resized with order 0 or 1", got=f"interp_order={interp_order}")
     if im.ndim != 3:
         raise fail("this is not an image", expected="shape (H, W, C)", got=f"shape {im.shape}")
     height, width = (int(size) for size in new_dims)
@@ -157,8 +189,57 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int], interp_order: int = 
     framed = im.shape[-1] in (1, 3)
     outside = source.min() if framed and source.size else 0.0
     for axis, size in enumerate((height, width)):
-        source = _resized(source - outside, axis, size, interp_order, framed) + outside
+        source = _resized(source - outside, axis, size, _known(interp_order), framed) + outside
     return source.astype(np.float32)
+
+
+def resize(
+    image: NDArray[Any],
+    output_shape: Sequence[int],
+    order: int = 1,
+    mode: str = "constant",
+    cval: float = 0.0,
+    clip: bool = True,
+    preserve_range: bool = False,
+) -> DoubleArray:
+    """Return an image (H, W) or (H, W, C) in another size, as the function does that pycaffe lends.
+
+    Scripts take scikit-image's `resize` from `caffe.io`, and its arguments are these. Integers
+    become 0-1 (-1 to 1 if they have a sign) unless `preserve_range`. Outside the image is `cval`:
+    NetcError for another `mode` and for an order above 1. `clip` makes no difference for those.
+    Unlike scikit-image from version 0.15 on, it does not smooth what it makes smaller.
+    """
+    if mode != "constant":
+        raise fail(
+            "resize knows one way to go on outside an image",
+            expected='mode="constant"',
+            got=f"mode={mode!r}",
+        )
+    channels = image.shape[2:]
+    if image.ndim not in (2, 3) or tuple(output_shape[2:]) not in ((), channels):
+        raise mistake(
+            ValueMistake,
+            "the output's shape does not go with the image's",
+            expected="(H, W), or (H, W, C) with the image's number of channels",
+            got=f"{tuple(output_shape)} for an image of shape {image.shape}",
+        )
+    values = image.astype(np.float64)
+    if image.dtype.kind in "ui" and not preserve_range:
+        values /= np.iinfo(image.dtype).max
+    values -= cval
+    for axis, size in enumerate(output_shape[:2]):
+        values = _resized(values, axis, int(size), _known(order), framed=True)
+    return values + cval
+
+
+def _known(order: int) -> int:
+    if order not in (0, 1):
+        raise fail(
+            "an image is resized with order 0 or 1",
+            expected="0, the nearest pixel; 1, bilinear",
+            got=f"order {order}",
+        )
+    return order
 
 
 def _resized(
@@ -173,8 +254,9 @@ def _resized(
     shape = [1] * values.ndim
     shape[axis] = size
     if order == 0:
+        # Half way between two, it is the later one, as in scikit-image and SciPy.
         nearest_ones: NDArray[np.float64] = values.take(
-            np.clip(np.rint(at).astype(int), 0, old - 1), axis
+            np.clip(np.floor(at + 0.5).astype(int), 0, old - 1), axis
         )
         return nearest_ones
     below = np.floor(at).astype(int)
@@ -292,7 +374,8 @@ class Transformer:
         mean = np.asarray(mean)
         if mean.ndim == 1:
             if mean.shape[0] != shape[1]:
-                raise fail(
+                raise mistake(
+                    ValueMistake,
                     "Mean channels incompatible with input.",
                     expected=f"{shape[1]} values",
                     got=mean.shape[0],
@@ -302,7 +385,12 @@ class Transformer:
             if mean.ndim == 2:
                 mean = mean[np.newaxis]
             if mean.ndim != 3 or mean.shape[0] not in (1, shape[1]):
-                raise fail("Mean shape invalid", expected=f"{shape[1:]}", got=f"shape {mean.shape}")
+                raise mistake(
+                    ValueMistake,
+                    "Mean shape invalid",
+                    expected=f"{shape[1:]}",
+                    got=f"shape {mean.shape}",
+                )
             if mean.shape[1:] != shape[2:]:
                 mean = resize_image(mean.transpose(1, 2, 0), shape[2:]).transpose(2, 0, 1)
         self.mean[in_] = mean

@@ -30,6 +30,17 @@ def test_arrays_survive_a_blob(array: np.ndarray) -> None:
     np.testing.assert_array_equal(two, 2 * array)
 
 
+def test_values_are_float64_as_in_pycaffe() -> None:
+    blob = caffe.io.array_to_blobproto(np.ones((2, 3), np.float32))
+    assert caffe.io.blobproto_to_array(blob).dtype == np.float64
+
+
+def test_a_blob_without_a_shape_is_a_number() -> None:
+    assert caffe.io.blobproto_to_array(caffe_pb2.BlobProto(data=[123])) == 123
+    with pytest.raises(ValueError, match="shape does not agree"):
+        caffe.io.blobproto_to_array(caffe_pb2.BlobProto(data=[1, 2]))
+
+
 def test_the_mean_image_of_caffe() -> None:
     blob = caffe_pb2.BlobProto()
     blob.ParseFromString((FILES / "mean.binaryproto").read_bytes())
@@ -62,7 +73,7 @@ def test_arrays_survive_a_datum(array: np.ndarray, label: int | None) -> None:
     assert datum.HasField("label") == (label is not None)
     assert datum.label == (label or 0)
     back = caffe.io.datum_to_array(caffe_pb2.Datum.FromString(datum.SerializeToString()))
-    assert back.dtype == array.dtype
+    assert back.dtype == (np.uint8 if array.dtype == np.uint8 else np.float64)
     np.testing.assert_array_equal(back, array)
     back[...] = 0
 
@@ -236,3 +247,51 @@ def test_mean_images() -> None:
 def test_wrong_settings(call: object, match: str) -> None:
     with pytest.raises(NetcError, match=match):
         call(transformer())
+
+
+# -- what scripts take from scikit-image -----------------------------------------------------------
+
+
+def test_resize_is_lent() -> None:
+    image = np.random.default_rng(0).random((6, 5, 3)).astype(np.float32)
+    made = caffe.io.resize(image, (4, 9, 3))
+    assert (made.shape, made.dtype) == ((4, 9, 3), np.float64)
+    framed = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)))
+    for y, x in ((0, 0), (1, 3), (3, 8)):
+        row, column = (y + 0.5) * 6 / 4 + 0.5, (x + 0.5) * 5 / 9 + 0.5
+        r, c = int(row), int(column)
+        a, b = row - r, column - c
+        expected = (1 - a) * ((1 - b) * framed[r, c] + b * framed[r, c + 1]) + a * (
+            (1 - b) * framed[r + 1, c] + b * framed[r + 1, c + 1]
+        )
+        np.testing.assert_allclose(made[y, x], expected, rtol=1e-6)
+    whole = np.full((4, 4), 51, np.uint8)
+    assert caffe.io.resize(whole, (2, 2)).ravel().tolist() == pytest.approx([0.2] * 4)
+    kept = caffe.io.resize(whole, (2, 2), preserve_range=True)
+    assert kept.ravel().tolist() == [51] * 4
+    bright = caffe.io.resize(np.zeros((2, 2)), (4, 4), cval=1)
+    assert bright[0, 0] == 1 - 0.75**2 and bright[1, 1] == 0
+
+
+def test_half_way_between_two_pixels_is_the_later_one() -> None:
+    row = np.arange(6.0).reshape(1, 6, 1)
+    assert caffe.io.resize_image(row, (1, 3), 0).ravel().tolist() == [1, 3, 5]
+
+
+def test_what_resize_cannot_do() -> None:
+    image = np.zeros((4, 4, 3))
+    for call, match in (
+        (lambda: caffe.io.resize(image, (2, 2), mode="reflect"), "mode='reflect'"),
+        (lambda: caffe.io.resize(image, (2, 2), order=3), "order 3"),
+        (lambda: caffe.io.resize(image, (2, 2, 1)), "number of channels"),
+        (lambda: caffe.io.resize(image[0, 0], (2, 2)), "shape"),
+    ):
+        with pytest.raises(NetcError, match=match):
+            call()
+
+
+def test_mistakes_are_of_pycaffes_kinds(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"no_such\.png"):
+        caffe.io.load_image("no_such.png")
+    with pytest.raises(ValueError, match="Incorrect array shape"):
+        caffe.io.array_to_datum(np.zeros((2, 2)))
