@@ -13,6 +13,28 @@ from netc.pycaffe.net import Net, Path
 from netc.pycaffe.settings import TEST
 
 
+def transformer(
+    net: Net,
+    mean: NDArray[Any] | None,
+    input_scale: float | None,
+    raw_scale: float | None,
+    channel_swap: Sequence[int] | None,
+) -> io.Transformer:
+    """Return what turns images (H, W, C) into the first input of a net, with what is given set."""
+    in_ = net.inputs[0]
+    found = io.Transformer({in_: net.blobs[in_].shape})
+    found.set_transpose(in_, (2, 0, 1))
+    if mean is not None:
+        found.set_mean(in_, mean)
+    if input_scale is not None:
+        found.set_input_scale(in_, input_scale)
+    if raw_scale is not None:
+        found.set_raw_scale(in_, raw_scale)
+    if channel_swap is not None:
+        found.set_channel_swap(in_, channel_swap)
+    return found
+
+
 class Classifier(Net):
     """A net for the classification of images (H, W, C), with values in 0-1.
 
@@ -33,19 +55,8 @@ class Classifier(Net):
         channel_swap: Sequence[int] | None = None,
     ) -> None:
         super().__init__(model_file, TEST, weights=pretrained_file)
-        in_ = self.inputs[0]
-        shape = self.blobs[in_].shape
-        self.transformer = io.Transformer({in_: shape})
-        self.transformer.set_transpose(in_, (2, 0, 1))
-        if mean is not None:
-            self.transformer.set_mean(in_, mean)
-        if input_scale is not None:
-            self.transformer.set_input_scale(in_, input_scale)
-        if raw_scale is not None:
-            self.transformer.set_raw_scale(in_, raw_scale)
-        if channel_swap is not None:
-            self.transformer.set_channel_swap(in_, channel_swap)
-        self.crop_dims = np.array(shape[2:])
+        self.transformer = transformer(self, mean, input_scale, raw_scale, channel_swap)
+        self.crop_dims = np.array(self.blobs[self.inputs[0]].shape[2:])
         self.image_dims = np.array(self.crop_dims if image_dims is None else image_dims)
 
     def predict(
