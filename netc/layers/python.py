@@ -69,6 +69,7 @@ class Python(Layer):
     phase: Phase = Phase.TRAIN
     bottom: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
+    name: str = ""
 
     bottoms: ClassVar[Arity] = at_least(0)
     tops: ClassVar[Arity] = at_least(0)
@@ -84,7 +85,7 @@ class Python(Layer):
                 )
         make = WELL_KNOWN.get((self.module, self.layer))
         if host is not None and (make is None or host.has(self.module)):
-            return PythonCode(self, _Code(host, self))
+            return PythonCode(self, host.kept(self, lambda: _Code(host, self)))
         if make is not None:
             settings = Settings(self.param_str)
             known = make(self, settings)
@@ -385,9 +386,17 @@ class _Code:
             made.param_str = made.param_str_ = self._text.param_str
             made.type, made.phase = self._text.type, self._text.phase.value
             made.blobs = Blobs(self.host)
+            if found.__init__ is not object.__init__:
+                # A class may have its own, which is handed the layer's message in pycaffe.
+                self.host.run(made.__init__, self._text)
             self.host.run(made.setup, bottoms, tops)
             self._object = made
         self.host.run(self._object.reshape, bottoms, tops)
+
+    @property
+    def instance(self) -> Any:
+        """The object, once there are shapes."""
+        return self._object
 
     @property
     def params(self) -> list[Blob]:
@@ -420,6 +429,11 @@ class PythonCode(Layer):
     type: ClassVar[str] = "Python"
     bottoms: ClassVar[Arity] = at_least(0)
     tops: ClassVar[Arity] = at_least(0)
+
+    def show(self, params: Sequence[Array], diffs: Sequence[Array]) -> None:
+        """Let these be the arrays of the object's own `blobs`, between passes."""
+        for blob, data, diff in zip(self.code.params, params, diffs, strict=True):
+            blob.data, blob.diff = data, diff
 
     def _blobs(self, n: int) -> list[Blob]:
         return [Blob(self.code.host, ()) for _ in range(n)]

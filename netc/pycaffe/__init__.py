@@ -11,19 +11,30 @@ pycaffe raises RuntimeError or Exception or ends the process. `save` writes HDF5
 in `.h5`. There is no GPU backend: `set_mode_gpu` says so and goes on.
 """
 
-from netc.pycaffe import io, proto
+from netc.pycaffe import coord_map, io, proto
 from netc.pycaffe.blob import Blob, Layer
 from netc.pycaffe.classifier import Classifier
+from netc.pycaffe.code import allow_python_layers, install
+from netc.pycaffe.detector import Detector
 from netc.pycaffe.net import Net
 from netc.pycaffe.net_spec import NetSpec, layers, params, to_proto
 from netc.pycaffe.settings import (
+    NCCL,
     TEST,
     TRAIN,
+    has_nccl,
+    init_log,
     layer_type_list,
+    log,
     set_device,
     set_mode_cpu,
     set_mode_gpu,
+    set_multiprocess,
     set_random_seed,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
 )
 from netc.pycaffe.solver import (
     AdaDeltaSolver,
@@ -35,11 +46,13 @@ from netc.pycaffe.solver import (
     Solver,
     get_solver,
 )
+from netc.pycaffe.timing import Timer
 
 #: The version of Caffe whose Python interface this is. netc's own is `netc.__version__`.
 __version__ = "1.0.0"
 
 __all__ = [
+    "NCCL",
     "TEST",
     "TRAIN",
     "AdaDeltaSolver",
@@ -47,6 +60,7 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "Classifier",
+    "Detector",
     "Layer",
     "NesterovSolver",
     "Net",
@@ -54,16 +68,28 @@ __all__ = [
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
+    "Timer",
     "__version__",
+    "allow_python_layers",
+    "coord_map",
     "get_solver",
+    "has_nccl",
+    "init_log",
+    "install",
     "io",
     "layer_type_list",
     "layers",
+    "log",
     "params",
     "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
+    "solver_count",
+    "solver_rank",
     "to_proto",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import index as as_index
 
 from netc.errors import fail
@@ -150,12 +149,30 @@ def checked_shape(dims: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-@dataclass(eq=False)
 class Layer:
     """One layer of a net: its type's name and its learnable blobs.
 
-    Also what the classes of Python layers are derived from.
+    Also what the classes of Python layers are derived from. They override `setup`, which is called
+    once, `reshape`, which gives the tops their shapes before each pass, `forward` and `backward`.
     """
 
     type: str
     blobs: list[Blob]
+
+    def __init__(self, param: object = None) -> None:
+        """Take the layer's settings, which are in `param_str` and `phase` before `setup`."""
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Read the settings and add params; does nothing unless overridden."""
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Give the tops their shapes; does nothing unless overridden."""
+
+
+class NetLayer(Layer):
+    """A layer of a type that needs no Python code."""
+
+    def __init__(self, type: str, blobs: list[Blob]) -> None:
+        super().__init__()
+        self.type = type
+        self.blobs = blobs

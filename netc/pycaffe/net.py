@@ -15,7 +15,9 @@ from netc.errors import fail, nearest
 from netc.graph.build import net_state
 from netc.layers.types import Array, Phase
 from netc.learned import load_weights, weights_of
-from netc.pycaffe.blob import Blob, Layer, NetBlob, ParamBlob
+from netc.pycaffe import code
+from netc.pycaffe.blob import Blob, Layer, NetBlob, NetLayer, ParamBlob
+from netc.pycaffe.errors import RuntimeMistake, told_as
 from netc.pycaffe.layout import LayerView
 from netc.pycaffe.runner import FloatArray, Runner
 from netc.pycaffe.settings import logger, phase_of, seeds
@@ -36,13 +38,14 @@ class Net:
         probabilities = net.forward()["prob"]
 
     `level` and `stages` count for the `include` and `exclude` rules of layers. The older order
-    `Net(file, weights, phase)` is understood too. Raises NetcError for files that are missing or
-    wrong (pycaffe has a RuntimeError there). Fillers draw from a random seed, see
+    `Net(file, weights, phase)` is understood too. Raises NetcError, which as in pycaffe is a
+    RuntimeError too, for files that are missing or wrong. Fillers draw from a random seed, see
     `set_random_seed`.
 
     The layers and blobs are those that Caffe has, its Split layers included.
     """
 
+    @told_as(RuntimeMistake)
     def __init__(
         self,
         network_file: Path,
@@ -74,24 +77,24 @@ class Net:
         return net
 
     def _set_up(self) -> None:
-        runner, graph = self._runner, self._runner.plan.graph
+        runner = self._runner
         self._blob_views: OrderedDict[str, Blob] = OrderedDict(
             (name, NetBlob(runner, name)) for name in runner.layout.blobs
         )
-        self._layers: list[Layer] = [
-            Layer(
-                view.type,
-                [
-                    ParamBlob(runner, use, f"param {i} of layer '{view.name}'")
-                    for i, use in enumerate(
-                        use
-                        for node in graph.nodes[view.first : view.last + 1]
-                        for use in node.params
-                    )
-                ],
-            )
-            for view in self._views
+        self._layers = [self._layer(view) for view in self._views]
+        runner.show_params()
+
+    def _layer(self, view: LayerView) -> Layer:
+        """Return a layer as users see it: a Python layer is the object of its own class."""
+        nodes = self._runner.plan.graph.nodes[view.first : view.last + 1]
+        own: Layer | None = code.object_of(nodes[0].layer)
+        if own is not None:
+            return own
+        blobs: list[Blob] = [
+            ParamBlob(self._runner, use, f"param {i} of layer '{view.name}'")
+            for i, use in enumerate(use for node in nodes for use in node.params)
         ]
+        return NetLayer(view.type, blobs)
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -164,6 +167,10 @@ class Net:
         return list(self._blob_views.values())
 
     @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    @property
     def _inputs(self) -> list[int]:
         return self._indices(self.inputs)
 
@@ -183,6 +190,7 @@ class Net:
 
     # -- running -----------------------------------------------------------------------------------
 
+    @told_as(RuntimeMistake)
     def forward(
         self,
         blobs: Sequence[str] | None = None,
@@ -204,6 +212,7 @@ class Net:
         self._forward(first, last)
         return {name: self.blobs[name].data for name in wanted}
 
+    @told_as(RuntimeMistake)
     def backward(
         self,
         diffs: Sequence[str] | None = None,
@@ -246,6 +255,7 @@ class Net:
         if first >= last:
             self._runner.backward(self._views[first].last, self._views[last].first)
 
+    @told_as(RuntimeMistake)
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Values) -> Outputs:
         """Run forward over any number of items, batch by batch.
 
@@ -262,6 +272,7 @@ class Net:
             _collect(found, self.forward(blobs=blobs))
         return _joined(found, _count(given))
 
+    @told_as(RuntimeMistake)
     def forward_backward_all(
         self,
         blobs: Sequence[str] | None = None,
@@ -385,6 +396,7 @@ class Net:
 
     # -- shapes and params -------------------------------------------------------------------------
 
+    @told_as(RuntimeMistake)
     def reshape(self) -> None:
         """Make all blobs follow the shapes that inputs have been given, as `forward` does too.
 
@@ -397,6 +409,7 @@ class Net:
         """Set the gradients of all params to zero."""
         self._runner.clear_param_diffs()
 
+    @told_as(RuntimeMistake)
     def copy_from(self, path: Path) -> None:
         """Copy weights from a file (.caffemodel or HDF5, told by its content) by layer name.
 
@@ -409,15 +422,18 @@ class Net:
         """Copy weights from an HDF5 file, as `copy_from` does."""
         self.copy_from(path)
 
+    @told_as(RuntimeMistake)
     def save(self, path: Path) -> None:
         """Write the weights as a .caffemodel; as HDF5 where the name ends in `.h5`."""
         write_weights(os.fspath(path), weights_of(self._runner, self._runner.messages))
 
+    @told_as(RuntimeMistake)
     def save_hdf5(self, path: Path) -> None:
         """Write the weights as HDF5, whatever the name."""
         with atomic_write(os.fspath(path)) as file:
             hdf5.write_net(file, weights_of(self._runner, self._runner.messages))
 
+    @told_as(RuntimeMistake)
     def share_with(self, other: Net) -> None:
         """Let the params be those of another net, for layers that both have by name.
 
@@ -447,6 +463,7 @@ class Net:
                     )
                 found.setdefault(use.param, array.reshape(own))
         runner.use(runner.plan, params=found)
+        runner.show_params()
 
 
 def _count(items: Mapping[str, FloatArray]) -> int:

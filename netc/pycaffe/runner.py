@@ -19,8 +19,10 @@ from netc.backends.base import Backend
 from netc.data import Feed
 from netc.errors import NetcError
 from netc.graph.build import NetState
+from netc.layers.python import PythonCode
 from netc.plan import Plan, plan
 from netc.plan.need import find_need
+from netc.pycaffe import code
 from netc.pycaffe.layout import Layout, lay_out
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
@@ -86,6 +88,7 @@ class Runner(Executor):
         must_train: bool = False,
         sharing: Executor | None = None,
     ) -> None:
+        self._host = code.host()
         self.source = source
         self.state = state
         self.messages = tuple(filter(state.includes, source.message.layer))
@@ -122,7 +125,7 @@ class Runner(Executor):
         """Return the net for these shapes of inputs and data, planned once."""
         key = frozenset(shapes.items())
         if key not in self._plans:
-            graph = shaped(self.source, self.state, shapes=shapes)
+            graph = shaped(self.source, self.state, shapes=shapes, host=self._host)
             refused = None
             try:
                 find_need(graph)
@@ -171,6 +174,15 @@ class Runner(Executor):
         super().clear_param_diffs()
         # An executor may put this off until somebody asks for them.
         _ = self.param_diffs
+
+    def show_params(self) -> None:
+        """Let the objects of Python layers have the net's arrays for their params."""
+        for node in self.plan.graph.nodes:
+            if isinstance(node.layer, PythonCode):
+                node.layer.show(
+                    [self.params[use.param].reshape(use.shape) for use in node.params],
+                    [self.visible_param_diff(use.param).reshape(use.shape) for use in node.params],
+                )
 
     def visible_param_diff(self, index: int) -> FloatArray:
         """Return the gradient of a param; zeros, which nothing adds to, where there is none."""
@@ -283,6 +295,7 @@ class Runner(Executor):
             if key := self._version_read(blob, first, last):
                 _move(self.data, blob.content, key)
         super().forward(first, last)
+        self.show_params()
         for blob in self._data_of.values():
             for key in blob.keys:
                 if first <= self._node(key) <= last and not self._is_fed(key):
@@ -307,6 +320,7 @@ class Runner(Executor):
             if key := self._version_seeded(blob, first, last):
                 _move(self.diff, blob.content, key)
         super().backward(first, last)
+        self.show_params()
         for blob in self._diff_of.values():
             if self.plan.graph.blobs[blob.last].loss_weight:
                 # Caffe overwrites the weight that its next backward pass would have to start from.

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.layers.types import Refusal
+from netc.layers.types import Layer, Refusal
 
 
 class CodeHost:
     """Runs the code of Python layers; to make one is to allow that.
 
-    `caffe` is what `import caffe` means while a layer's module is imported, on a machine without
-    Caffe. Modules are found on `sys.path`, as everywhere. Fulfils the Protocol of
-    `netc.layers.types`.
+    `caffe` is the package that `import caffe`, `import caffe.io` and the like mean while a layer's
+    module is imported, on a machine without Caffe. Modules are found on `sys.path`, as everywhere.
+    Fulfils the Protocol of `netc.layers.types`.
     """
 
     def __init__(self, caffe: ModuleType | None = None) -> None:
@@ -61,6 +61,10 @@ class CodeHost:
             )
         return getattr(found, name)
 
+    def kept(self, layer: Layer, make: Callable[[], Any]) -> Any:
+        """Return a new object for a layer."""
+        return make()
+
     def run(self, method: Callable[..., object], *arguments: object) -> None:
         """Call a method of a layer."""
         try:
@@ -81,11 +85,28 @@ class CodeHost:
         if self._caffe is None or self.has("caffe"):
             yield
             return
-        sys.modules["caffe"] = self._caffe
+        added = add_aliases("caffe", self._caffe)
         try:
             yield
         finally:
-            del sys.modules["caffe"]
+            for name in added:
+                del sys.modules[name]
+
+
+def add_aliases(name: str, package: ModuleType) -> list[str]:
+    """Let a package and its modules, as far as they are imported, be imported by another name too.
+
+    Returns the names that this adds to `sys.modules`.
+    """
+    inside = f"{package.__name__}."
+    found = {
+        f"{name}.{other.removeprefix(inside)}": module
+        for other, module in sys.modules.items()
+        if other.startswith(inside)
+    }
+    found[name] = package
+    sys.modules.update(found)
+    return list(found)
 
 
 def _said(error: Exception) -> str:
