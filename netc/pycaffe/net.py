@@ -18,6 +18,7 @@ from netc.learned import load_weights, weights_of
 from netc.pycaffe import code
 from netc.pycaffe.blob import Blob, Layer, NetBlob, NetLayer, ParamBlob
 from netc.pycaffe.errors import RuntimeMistake, told_as
+from netc.pycaffe.input_arrays import InputArrays
 from netc.pycaffe.layout import LayerView
 from netc.pycaffe.runner import FloatArray, Runner
 from netc.pycaffe.settings import logger, phase_of, seeds
@@ -377,6 +378,18 @@ class Net:
                 hint=nearest(name, names),
             )
         return names.index(name)
+
+    @told_as(RuntimeMistake)
+    def set_input_arrays(self, data: FloatArray, labels: FloatArray) -> None:
+        """Let the first layer, a MemoryData, give these images and labels, batch after batch.
+
+        Images (n, C, H, W) and labels (n,) or (n, 1, 1, 1) are float32 in C order, n a multiple of
+        the batch size; they are not copied. After the last batch comes the first again.
+        """
+        if labels.ndim == 1:
+            labels = np.ascontiguousarray(labels.reshape(-1, 1, 1, 1))
+        first = self._runner.plan.graph.nodes[0].layer
+        self._runner.input_arrays = InputArrays(first, data, labels)
 
     def before_forward(self, call: Callable[[int], object]) -> None:
         """Have `call` called before each layer of every forward pass, with the layer's index."""

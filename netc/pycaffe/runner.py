@@ -23,6 +23,7 @@ from netc.layers.python import PythonCode
 from netc.plan import Plan, plan
 from netc.plan.need import find_need
 from netc.pycaffe import code
+from netc.pycaffe.input_arrays import InputArrays
 from netc.pycaffe.layout import Layout, lay_out
 from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
@@ -98,6 +99,8 @@ class Runner(Executor):
         self._reshaped: dict[str, tuple[FloatArray, FloatArray]] = {}
         # What users see as diff where no gradient reaches.
         self._no_diff: dict[str, FloatArray] = {}
+        #: What the first layer gives, where the user has set it.
+        self.input_arrays: InputArrays | None = None
         self.forward_watchers = Watchers()
         self.backward_watchers = Watchers()
         self._compiled = self._compile(backend, {})
@@ -259,6 +262,10 @@ class Runner(Executor):
         self.reshape()
         end = len(self.layout.graph.nodes) - 1 if last is None else last
         self._follow_data(first, end)
+        if self.input_arrays is not None and first == 0:
+            tops = self.layout.layers[0].tops
+            for name, batch in zip(tops, self.input_arrays.next(), strict=False):
+                self.visible_data(name)[...] = batch
         if not self.forward_watchers:
             self._forward_part(first, end)
             return
