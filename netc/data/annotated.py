@@ -9,22 +9,17 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from netc.data import augment
+from netc.data.augmenting import Augmenter, Objects
 from netc.data.datums import DatumSource
 from netc.data.images import assume_image
 from netc.data.source import Batch, Item, Opening, arrays_for
-from netc.data.transform import Windows
 from netc.errors import NetcError, fail
 from netc.layers.annotated import OBJECT, AnnotatedData
-from netc.layers.types import BlobType, Phase, Refusal
+from netc.layers.types import BlobType
 from netc.schema import netc_pb2
 
 # Records that are looked at together when objects are counted.
 _AT_A_TIME = 1000
-# A number in 0..1 has as many steps as a float64 tells apart there.
-_STEPS = 1 << 53
-
-Objects = NDArray[np.float64]
 
 
 class AnnotatedSource(DatumSource):
@@ -35,8 +30,9 @@ class AnnotatedSource(DatumSource):
         super().__init__(layer, opening)
         self._annotated = layer
         self._param = layer.transform_param
-        self._random = opening.draws
-        self._training = opening.phase is Phase.TRAIN
+        self._augmenter = Augmenter(
+            self._param, layer.batch_sampler, opening, self._transformer, self._name
+        )
         try:
             first = self._messages(0, 1)[0]
         except BaseException:
@@ -83,7 +79,7 @@ class AnnotatedSource(DatumSource):
             image = first
             if i:
                 image, found[i] = self._changed(messages[i], position + i)
-            found[i] = self._windowed(image, found[i], position + i, batch[0][i : i + 1])
+            found[i] = self._augmenter.windowed(image, found[i], position + i, batch[0][i : i + 1])
             found[i][:, 0] = i
 
         self._decoders.run(place, count)
@@ -121,6 +117,13 @@ class AnnotatedSource(DatumSource):
     def _image(self, position: int) -> NDArray[Any]:
         return self._decoded(self._messages(position, 1)[0].datum, position)
 
+    def _changed(
+        self, message: netc_pb2.AnnotatedDatum, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        """Return the image (H, W, C) of a record with its objects, ready for its window."""
+        stored = self._decoded(message.datum, position)
+        return self._augmenter.changed(stored, _objects_of(message), position)
+
     @cached_property
     def _most(self) -> int:
         """The largest number of objects that a record of the database has; at least 1."""
@@ -133,134 +136,6 @@ class AnnotatedSource(DatumSource):
                 except DecodeError as error:
                     raise self._no_record(first + index) from error
         return most
-
-    # -- changes -----------------------------------------------------------------------------------
-
-    def _numbers(self, purpose: str, position: int, count: int) -> NDArray[np.float64]:
-        """Return numbers in 0..1 for an item."""
-        items = position * count + np.arange(count)
-        return self._random.below(_STEPS, purpose, items) / _STEPS
-
-    def _changed(
-        self, message: netc_pb2.AnnotatedDatum, position: int
-    ) -> tuple[NDArray[Any], Objects]:
-        """Return an image (H, W, C) with its objects, ready for the window to be cut out."""
-        stored = self._decoded(message.datum, position)
-        try:
-            self._param.infer(BlobType(stored.shape))
-        except Refusal as refusal:
-            raise fail(
-                refusal.what,
-                expected=refusal.expected,
-                got=f"{refusal.got}; {self._name(position)}",
-                hint=refusal.hint,
-            ) from refusal
-        image = np.ascontiguousarray(stored.transpose(1, 2, 0))
-        objects = _objects_of(message)
-        param = self._param
-        if (param.distort_param or param.noise_param) and image.dtype != np.uint8:
-            raise fail(
-                "distort_param and noise_param change bytes, not other numbers",
-                expected="images of bytes",
-                got=f"{image.dtype} values, {self._name(position)}",
-            )
-        if param.distort_param:
-            numbers = self._numbers("distort", position, augment.DISTORT_NUMBERS)
-            image = augment.distort(image, param.distort_param, numbers)
-        image, objects = self._expanded(image, objects, position)
-        image, objects = self._sampled(image, objects, position)
-        if param.resize_param:
-            height, width = image.shape[:2]
-            boxes = augment.resized_boxes(objects[:, 3:7], param.resize_param, height, width)
-            objects[:, 3:7] = boxes
-            number = float(self._numbers("interpolation", position, 1)[0])
-            image = augment.resize(image, param.resize_param, number)
-        if param.noise_param:
-            image = augment.add_noise(
-                image,
-                param.noise_param,
-                lambda n: (
-                    self._numbers("noise column", position, n),
-                    self._numbers("noise row", position, n),
-                ),
-            )
-        return image, objects
-
-    def _expanded(
-        self, image: NDArray[Any], objects: Objects, position: int
-    ) -> tuple[NDArray[Any], Objects]:
-        param = self._param.expand_param
-        if not param:
-            return image, objects
-        numbers = self._numbers("expand", position, 4)
-        if numbers[0] > param.prob:
-            return image, objects
-        found = augment.expand(image, param.max_expand_ratio, self._param.mean_value, numbers[1:])
-        if found is None:
-            return image, objects
-        canvas, part = found
-        return canvas, self._projected(objects, part)
-
-    def _sampled(
-        self, image: NDArray[Any], objects: Objects, position: int
-    ) -> tuple[NDArray[Any], Objects]:
-        """Return one of the patches that the samplers find, the whole image if they find none."""
-        found = [
-            augment.patches(
-                sampler,
-                objects[:, 3:7],
-                self._numbers(f"sampler {index}", position, 4 * sampler.max_trials).reshape(-1, 4),
-            )
-            for index, sampler in enumerate(self._annotated.batch_sampler)
-            if sampler.use_original_image
-        ]
-        patches = np.concatenate(found) if found else np.empty((0, 4))
-        if not len(patches):
-            return image, objects
-        patch = patches[int(self._random.below(len(patches), "patch", position)[0])]
-        return augment.crop(image, patch), self._projected(objects, patch)
-
-    def _projected(self, objects: Objects, part: NDArray[np.float64]) -> Objects:
-        """Return the objects that belong to a part of the image, as fractions of it."""
-        boxes, remains = augment.project(objects[:, 3:7], part, self._param.emit_constraint)
-        objects = objects[remains]
-        objects[:, 3:7] = boxes[remains]
-        return objects
-
-    def _windowed(
-        self, image: NDArray[Any], objects: Objects, position: int, out: NDArray[np.float32]
-    ) -> Objects:
-        """Transform the window of an image into `out` (1, C, H, W); return its objects."""
-        height, width = image.shape[:2]
-        rows, columns = out.shape[2:]
-        if (
-            image.shape[2] != out.shape[1]
-            or min(height - rows, width - columns) < 0
-            or (not any(self._param.window) and (height, width) != (rows, columns))
-        ):
-            raise fail(
-                "the images of a batch differ in size",
-                expected=f"{BlobType((out.shape[1], rows, columns))}, as the others",
-                got=f"{BlobType((image.shape[2], height, width))}: {self._name(position)}",
-                hint="add resize_param { height: 300 width: 300 } to transform_param, "
-                "or use batch_size: 1",
-            )
-        top, left = (height - rows) // 2, (width - columns) // 2
-        if any(self._param.window) and self._training:
-            top = int(self._random.below(height - rows + 1, "crop top", position)[0])
-            left = int(self._random.below(width - columns + 1, "crop left", position)[0])
-        mirrored = self._param.mirror and bool(self._random.below(2, "mirror", position)[0])
-        windows = Windows(rows, columns, [top], [left], [mirrored], False)
-        self._transformer.one(image.transpose(2, 0, 1), windows, 0, out)
-        part = np.array([left, top, left + columns, top + rows], np.float64)
-        objects = self._projected(objects, part / np.array([width, height, width, height]))
-        boxes = objects[:, 3:7]
-        if mirrored:
-            boxes = augment.mirrored_boxes(boxes)
-        if self._param.resize_param:
-            boxes = augment.rescaled_boxes(boxes, self._param.resize_param, (rows, columns))
-        objects[:, 3:7] = boxes
-        return objects
 
     def _arrays(self, image: NDArray[Any], position: int, count: int, reuse: Batch) -> Batch:
         """Return arrays for a batch of images like this one, (H, W, C) and already resized."""

@@ -1,0 +1,168 @@
+"""The random changes of SSD's images, which move the boxes of their objects with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netc.data import augment
+from netc.data.source import Opening
+from netc.data.transform import Transformer, Windows
+from netc.errors import fail
+from netc.layers.annotated import AnnotatedTransform, BatchSampler
+from netc.layers.types import BlobType, Phase, Refusal
+
+# A number in 0..1 has as many steps as a float64 tells apart there.
+_STEPS = 1 << 53
+
+# Rows as AnnotatedData has them: image, class, instance, corners in fractions, difficult.
+Objects = NDArray[np.float64]
+
+
+class Augmenter:
+    """What a layer does to its images and their objects. Depends on an item's position alone.
+
+    `transformer` is that of the same settings; `name` tells what to call an item in a message.
+    """
+
+    def __init__(
+        self,
+        param: AnnotatedTransform,
+        samplers: Sequence[BatchSampler],
+        opening: Opening,
+        transformer: Transformer,
+        name: Callable[[int], str],
+    ) -> None:
+        self._param = param
+        self._samplers = samplers
+        self._random = opening.draws
+        self._training = opening.phase is Phase.TRAIN
+        self._transformer = transformer
+        self._name = name
+
+    def _numbers(self, purpose: str, position: int, count: int) -> NDArray[np.float64]:
+        """Return numbers in 0..1 for an item."""
+        items = position * count + np.arange(count)
+        return self._random.below(_STEPS, purpose, items) / _STEPS
+
+    def changed(
+        self, stored: NDArray[Any], objects: Objects, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        """Return an image (C, H, W) as (H, W, C) with its objects, ready for its window."""
+        try:
+            self._param.infer(BlobType(stored.shape))
+        except Refusal as refusal:
+            raise fail(
+                refusal.what,
+                expected=refusal.expected,
+                got=f"{refusal.got}; {self._name(position)}",
+                hint=refusal.hint,
+            ) from refusal
+        image = np.ascontiguousarray(stored.transpose(1, 2, 0))
+        param = self._param
+        if (param.distort_param or param.noise_param) and image.dtype != np.uint8:
+            raise fail(
+                "distort_param and noise_param change bytes, not other numbers",
+                expected="images of bytes",
+                got=f"{image.dtype} values, {self._name(position)}",
+            )
+        if param.distort_param:
+            numbers = self._numbers("distort", position, augment.DISTORT_NUMBERS)
+            image = augment.distort(image, param.distort_param, numbers)
+        image, objects = self._expanded(image, objects, position)
+        image, objects = self._sampled(image, objects, position)
+        if param.resize_param:
+            height, width = image.shape[:2]
+            boxes = augment.resized_boxes(objects[:, 3:7], param.resize_param, height, width)
+            objects[:, 3:7] = boxes
+            number = float(self._numbers("interpolation", position, 1)[0])
+            image = augment.resize(image, param.resize_param, number)
+        if param.noise_param:
+            image = augment.add_noise(
+                image,
+                param.noise_param,
+                lambda n: (
+                    self._numbers("noise column", position, n),
+                    self._numbers("noise row", position, n),
+                ),
+            )
+        return image, objects
+
+    def _expanded(
+        self, image: NDArray[Any], objects: Objects, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        param = self._param.expand_param
+        if not param:
+            return image, objects
+        numbers = self._numbers("expand", position, 4)
+        if numbers[0] > param.prob:
+            return image, objects
+        found = augment.expand(image, param.max_expand_ratio, self._param.mean_value, numbers[1:])
+        if found is None:
+            return image, objects
+        canvas, part = found
+        return canvas, self._projected(objects, part)
+
+    def _sampled(
+        self, image: NDArray[Any], objects: Objects, position: int
+    ) -> tuple[NDArray[Any], Objects]:
+        """Return one of the patches that the samplers find, the whole image if they find none."""
+        found = [
+            augment.patches(
+                sampler,
+                objects[:, 3:7],
+                self._numbers(f"sampler {index}", position, 4 * sampler.max_trials).reshape(-1, 4),
+            )
+            for index, sampler in enumerate(self._samplers)
+            if sampler.use_original_image
+        ]
+        patches = np.concatenate(found) if found else np.empty((0, 4))
+        if not len(patches):
+            return image, objects
+        patch = patches[int(self._random.below(len(patches), "patch", position)[0])]
+        return augment.crop(image, patch), self._projected(objects, patch)
+
+    def _projected(self, objects: Objects, part: NDArray[np.float64]) -> Objects:
+        """Return the objects that belong to a part of the image, as fractions of it."""
+        boxes, remains = augment.project(objects[:, 3:7], part, self._param.emit_constraint)
+        objects = objects[remains]
+        objects[:, 3:7] = boxes[remains]
+        return objects
+
+    def windowed(
+        self, image: NDArray[Any], objects: Objects, position: int, out: NDArray[np.float32]
+    ) -> Objects:
+        """Transform the window of an image into `out` (1, C, H, W); return its objects."""
+        height, width = image.shape[:2]
+        rows, columns = out.shape[2:]
+        if (
+            image.shape[2] != out.shape[1]
+            or min(height - rows, width - columns) < 0
+            or (not any(self._param.window) and (height, width) != (rows, columns))
+        ):
+            raise fail(
+                "the images of a batch differ in size",
+                expected=f"{BlobType((out.shape[1], rows, columns))}, as the others",
+                got=f"{BlobType((image.shape[2], height, width))}: {self._name(position)}",
+                hint="add resize_param { height: 300 width: 300 } to transform_param, "
+                "or use batch_size: 1",
+            )
+        top, left = (height - rows) // 2, (width - columns) // 2
+        if any(self._param.window) and self._training:
+            top = int(self._random.below(height - rows + 1, "crop top", position)[0])
+            left = int(self._random.below(width - columns + 1, "crop left", position)[0])
+        mirrored = self._param.mirror and bool(self._random.below(2, "mirror", position)[0])
+        windows = Windows(rows, columns, [top], [left], [mirrored], False)
+        self._transformer.one(image.transpose(2, 0, 1), windows, 0, out)
+        part = np.array([left, top, left + columns, top + rows], np.float64)
+        objects = self._projected(objects, part / np.array([width, height, width, height]))
+        boxes = objects[:, 3:7]
+        if mirrored:
+            boxes = augment.mirrored_boxes(boxes)
+        if self._param.resize_param:
+            boxes = augment.rescaled_boxes(boxes, self._param.resize_param, (rows, columns))
+        objects[:, 3:7] = boxes
+        return objects
