@@ -1,4 +1,4 @@
-"""Frames of a camera or a video: settings and shapes. netc opens neither."""
+"""Frames of a video or a camera: settings and shapes. The reading itself is done in `netc.data`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class VideoType(enum.Enum):
 @layer("VideoData", "video_data_param", "data_param")
 @dataclass(frozen=True)
 class VideoData(ImageReader):
-    """Frames of a camera (`device_id`) or of `video_file`, `skip_frames` between one and the next.
+    """Frames of `video_file`, of which `skip_frames` are left out before each that is taken.
 
-    Shapes: frame (3, H, W) -> top (N, 3, H, W), resized and cropped as `transform_param` says; a
-    second top (N,) would hold labels, which frames do not have.
+    Shapes: frame (3, H, W) as stored, channels B, G, R -> top (N, 3, H', W'), changed as
+    `transform_param` says, as in AnnotatedData; a second top (N,) holds labels, which frames do not
+    have: 0. After the last frame the video begins anew (the fork ends the process).
 
-    The layer can be looked at, but not run: a camera gives other images on every run, and netc
-    decodes no videos.
+    A camera (`video_type: WEBCAM`, `device_id`) can be looked at, but not run: it gives other
+    images on every run, which no run could be resumed with.
 
     Source: SSD's fork (Liu et al., ECCV 2016).
     """
