@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netc.errors import Problem, nearest
@@ -16,6 +16,7 @@ from netc.errors import Problem, nearest
 if TYPE_CHECKING:
     import logging
 
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?P<value>=.*)?", re.DOTALL)
 
 
@@ -45,6 +46,11 @@ class Parser(argparse.ArgumentParser):
         )
         self.verb = verb
         self._needed: list[str] = []
+        self._settings: Callable[[], Iterable[str]] | None = None
+
+    def settings(self, known: Callable[[], Iterable[str]]) -> None:
+        """Take KEY=VALUE words too, as `args.settings`; `known` gives the names of the settings."""
+        self._settings = known
 
     def flag(self, name: str, *, needed: bool = False, **settings: Any) -> None:
         """Add a flag; the verb does nothing without those that are needed."""
@@ -63,6 +69,9 @@ class Parser(argparse.ArgumentParser):
             self.print_help()
             return None
         args, rest = self.parse_known_args(self._with_one_dash(arguments))
+        if self._settings:
+            args.settings = tuple(filter(_SETTING.match, rest))
+            rest = [word for word in rest if word not in args.settings]
         missing = [name for name in self._needed if getattr(args, name) in (None, "")]
         if rest:
             hint = f"netc {self.verb} --help lists its flags"
@@ -101,7 +110,8 @@ class Parser(argparse.ArgumentParser):
             several[action.nargs].format(action.metavar)  # type: ignore[index]  # `files` sets them
             for action in self._get_positional_actions()
         ]
-        return " ".join([self.prog, *files, *needed, "[flags]"])
+        settings = ["[KEY=VALUE ...]"] * bool(self._settings)
+        return " ".join([self.prog, *files, *needed, "[flags]", *settings])
 
     def _say(self, flag: str) -> str:
         action = self._option_string_actions[flag]
@@ -116,6 +126,9 @@ class Parser(argparse.ArgumentParser):
             match = _FLAG.fullmatch(word)
             if match and match["name"] not in known:
                 hint = nearest(match["name"], known).replace("'", "-", 1).replace("'", "")
+                if self._settings and match["name"] in self._settings():
+                    value = match["value"] or "=" + "".join(arguments[i + 1 : i + 2])
+                    hint = f"a setting of the solver goes without a dash: {match['name']}{value}"
                 raise Usage(
                     f"unknown flag {word.partition('=')[0]}",
                     expected=", ".join(f"-{name}" for name in known),
@@ -279,6 +292,29 @@ def format_option(parser: Parser, *forms: str) -> None:
         metavar="|".join(forms),
         help=f"form of the output (default {forms[0]})",
     )
+
+
+def solver_options(parser: Parser) -> None:
+    """Add -solver, and what overrides its settings: -max_iter, -base_lr and KEY=VALUE."""
+    parser.flag("solver", metavar="FILE", needed=True, help="the solver: prototxt or YAML")
+    for name, what in (("max_iter", "iterations to train for"), ("base_lr", "learning rate")):
+        parser.flag(name, default="", metavar="N", help=f"{what}, in place of the file's")
+    parser.settings(_solver_settings)
+
+
+def _solver_settings() -> Iterable[str]:
+    from netc.schema import netc_pb2
+
+    return netc_pb2.SolverParameter.DESCRIPTOR.fields_by_name
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Return all that `solver_options` found to override, as KEY=VALUE words."""
+    again = next((word for word in args.settings if word.startswith("weights=")), "")
+    if again and getattr(args, "weights", ""):
+        raise Usage("two values for weights", got=f"-weights {args.weights} and {again}")
+    flags = [f"{name}={value}" for name in ("max_iter", "base_lr") if (value := vars(args)[name])]
+    return [*flags, *args.settings]
 
 
 def mention_gpu(gpu: str, logger: logging.Logger) -> None:

@@ -1,10 +1,12 @@
 """Train a net as a solver file says; fine-tune from weights, or resume from a snapshot.
 
+KEY=VALUE sets a field of the solver in place of the file: momentum=0.95 stepvalue=100,200.
 Ctrl-C finishes the running iteration, writes a snapshot and ends; a second one ends at once.
 
 example: netc train -solver solvers/lenet.prototxt
          netc train -solver solver.yaml -weights base.caffemodel
          netc train -solver solver.yaml -snapshot run_iter_500.solverstate
+         netc train -solver solver.yaml -max_iter 500 base_lr=0.001 type=Adam
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def configure(parser: options.Parser) -> None:
     """Declare the options."""
     flag = parser.flag
     effect: dict[str, Any] = {"type": options.one_of(*_EFFECTS), "metavar": "|".join(_EFFECTS)}
-    flag("solver", metavar="FILE", needed=True, help="the solver: prototxt or YAML")
+    options.solver_options(parser)
     flag(
         "weights",
         default="",
@@ -42,7 +44,7 @@ def configure(parser: options.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train."""
     from netc.backends import find_backend
-    from netc.schema import read_solver
+    from netc.schema import override, read_solver
     from netc.train import signals, tuning
     from netc.train.extension import Point
     from netc.train.log import log_to, logger
@@ -55,13 +57,16 @@ def run(args: argparse.Namespace) -> int:
     actions = signals.SignalActions(
         Action(args.sigint_effect), Action(args.sighup_effect), tell=_say_at_once
     )
-    source = read_solver(args.solver)
+    words = options.overrides(args)
+    source, overridden = override(read_solver(args.solver), words)
     with (
         actions.installed(),
         progress_row(sys.stderr, enabled=not args.quiet) as row,
         log_to(row.stream),
     ):
         options.mention_gpu(args.gpu, logger)
+        for line in overridden:
+            logger.info("Override: %s", line)
         solver = Solver(
             source,
             find_backend(args.backend),
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         solver.on(Point.ITERATED, lambda solver: row.show(solver.progress()))
         tuning.start(solver, split_list(args.weights) if args.weights else [], args.snapshot)
         solver.solve()
-    print(*outcome(solver), sep="\n")
+    print(*outcome(solver, words), sep="\n")
     return 0
 
 

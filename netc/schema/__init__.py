@@ -2,6 +2,7 @@
 
     read_net(path)      -> Source[NetParameter]     prototxt, YAML or JSON, upgraded
     read_solver(path)   -> Source[SolverParameter]
+    override(source, words)                         KEY=VALUE settings of the command line
     bind_fields(cls, messages, outer)               from messages to a frozen dataclass
     resolve(path, named_in)                         a path that a text file names
     upgrade_net(message)                            V0 and V1 to current, binary files too
@@ -15,6 +16,7 @@ from netc.schema.bind import Bound, bind, bind_with_problems
 from netc.schema.convert import bind_fields
 from netc.schema.custom import CUSTOM
 from netc.schema.forks import chooses_implementation
+from netc.schema.override import is_override, override
 from netc.schema.paths import resolve
 from netc.schema.places import Places
 from netc.schema.printing import print_prototxt, print_yaml, shortest
@@ -38,7 +40,9 @@ __all__ = [
     "bind_with_problems",
     "chooses_implementation",
     "is_binary_net",
+    "is_override",
     "netc_pb2",
+    "override",
     "parse_binary",
     "print_prototxt",
     "print_yaml",

@@ -8,7 +8,7 @@ iterations.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from netc.layers.types import Array
@@ -83,3 +83,7 @@ class Extension:
     def arrays(self) -> Mapping[str, Array]:
         """Return arrays that belong to the state too: live ones, which a resumed run writes to."""
         return {}
+
+    def outcome(self) -> Sequence[str]:
+        """Return lines to print when the run has ended."""
+        return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from netc.errors import NetcError
@@ -10,17 +11,24 @@ from netc.schema import resolve
 from netc.train.solver import Solver
 
 
-def outcome(solver: Solver) -> list[str]:
-    """Return lines: how far the run came, where its snapshot lies, the commands that may follow."""
+def outcome(solver: Solver, overrides: Sequence[str] = ()) -> list[str]:
+    """Return lines: how far the run came, where its snapshot lies, the commands that may follow.
+
+    `overrides` are the KEY=VALUE words of the command line, which hold for those commands too.
+    """
     done, wanted = solver.iter, solver.settings.max_iter
     what = "stopped at" if solver.stopped else "trained to"
-    lines = [f"{what} iteration {done}" + (f" of {wanted}" if done < wanted else "")]
+    why = f": {solver.stopped}" if solver.stopped else ""
+    lines = [f"{what} iteration {done}" + (f" of {wanted}" if done < wanted else "") + why]
+    more = [line for extension in solver.extensions for line in extension.outcome()]
     if solver.last_snapshot is None:
-        return [*lines, "no snapshot was written (see snapshot and snapshot_after_train)"]
+        lines.append("no snapshot was written (see snapshot and snapshot_after_train)")
+        return lines + more
     weights, state = map(_short, solver.last_snapshot)
-    lines.append(f"  weights  {weights}")
+    lines += [f"  weights  {weights}", *more]
     solver_file = solver.source.file
-    lines.append(f"  go on    {_command('train', solver=solver_file, snapshot=state)}")
+    go_on = _command("train", solver=solver_file, snapshot=state)
+    lines.append(" ".join(["  go on    " + go_on, *map(shlex.quote, overrides)]))
     if not solver.stopped and (net := _net_file(solver)):
         output = str(Path(weights.removesuffix(".h5")).with_suffix(".onnx"))
         lines.append(f"  export   {_command('export', model=net, weights=weights, output=output)}")

@@ -18,12 +18,20 @@ class SnapshotFormat(enum.Enum):
     BINARYPROTO = 1
 
 
+class ScoreGoal(enum.Enum):
+    """Which scores are better; the values are the schema's."""
+
+    LOWEST = 10050
+    HIGHEST = 10051
+
+
 @dataclass(frozen=True)
 class SolverSettings:
     """The fields of a solver file, under their schema names.
 
     Counts are iterations unless said otherwise. `random_seed` -1 means "choose one and say which".
-    `average_loss` is the window of the smoothed loss.
+    `average_loss` is the window of the smoothed loss. `patience` counts tests, `time_limit` is in
+    seconds.
     """
 
     base_lr: float = 0.0
@@ -56,6 +64,20 @@ class SolverSettings:
     snapshot_after_train: bool = True
     random_seed: int = -1
     weights: tuple[str, ...] = ()
+    score: str | None = None
+    score_net: int = 0
+    score_goal: ScoreGoal | None = None
+    patience: int = 0
+    min_delta: float = 0.0
+    target_score: float | None = None
+    time_limit: float | None = None
+    keep_best: bool = False
+    keep_last: int = 0
+
+    @property
+    def judges(self) -> bool:
+        """Whether anything depends on the score of the tests."""
+        return bool(self.patience or self.keep_best) or self.target_score is not None
 
 
 # Policy -> the settings it needs, in the words of the message.
@@ -144,7 +166,38 @@ class _Check:
             )
         if any(n <= 0 for n in s.test_iter):
             self._add("test_iter", "test_iter must be positive", "test_iter >= 1", s.test_iter)
+        self._check_stopping()
         self.problems.raise_any()
+
+    def _check_stopping(self) -> None:
+        s = self.settings
+        for name in ("score_net", "patience", "min_delta", "keep_last"):
+            if getattr(s, name) < 0:
+                self._add(name, f"{name} is negative", f"{name} >= 0", getattr(s, name))
+        if s.time_limit is not None and not s.time_limit > 0:
+            self._add("time_limit", "time_limit is too small", "seconds, more than 0", s.time_limit)
+        judging = [
+            name for name in ("patience", "keep_best", "target_score") if self._is_used(name)
+        ]
+        if judging and not s.test_interval:
+            self._add(
+                judging[0],
+                f"{judging[0]} looks at tests, but none are made",
+                "test_interval and test_iter",
+                "no test_interval",
+                "add test_interval: N, in iterations, and test_iter",
+            )
+        unused = ["min_delta"] if s.min_delta and not s.patience else []
+        if not judging:
+            unused += [n for n in ("score", "score_net", "score_goal") if self._is_used(n)]
+        for name in unused:
+            needs = "patience" if name == "min_delta" else "patience, target_score or keep_best"
+            self._add(name, f"{name} is set, but nothing uses it", needs, "none", f"add {needs}")
+
+    def _is_used(self, name: str) -> bool:
+        """Say whether an optional setting is there, and is not an explicit 0 or false."""
+        value = getattr(self.settings, name)
+        return self.source.message.HasField(name) and (value or isinstance(value, float))
 
     def _check_policy(self) -> None:
         s = self.settings

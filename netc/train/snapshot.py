@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 
 class Snapshots(Extension):
-    """Writes a snapshot every `snapshot` iterations, and when one is asked for."""
+    """Writes a snapshot every `snapshot` iterations, and when one is asked for.
+
+    With `keep_last` it removes the older ones that it wrote itself. What was there before this
+    process began, a snapshot that the run was resumed from among it, stays.
+    """
+
+    def __init__(self) -> None:
+        self._written: list[tuple[Path, Path]] = []
 
     def attach(self, solver: Solver) -> None:
         """Add the calls."""
@@ -42,18 +49,41 @@ class Snapshots(Extension):
         solver.on(
             Point.SOLVE,
             lambda solver: check_writable(solver.snapshot_prefix),
-            lambda solver: bool(solver.settings.snapshot or solver.settings.snapshot_after_train),
+            lambda solver: (
+                bool(solver.settings.snapshot)
+                or solver.settings.snapshot_after_train
+                or solver.settings.keep_best
+            ),
         )
         solver.on(Point.AFTER, between)
+        solver.on(Point.SNAPSHOT, self._remove_older)
+
+    def _remove_older(self, solver: Solver) -> None:
+        if not solver.settings.keep_last:
+            return
+        assert solver.last_snapshot
+        if solver.last_snapshot in self._written:
+            self._written.remove(solver.last_snapshot)
+        self._written.append(solver.last_snapshot)
+        while len(self._written) > solver.settings.keep_last:
+            weights, state = self._written.pop(0)
+            logger.info("Removing %s and %s (keep_last)", weights, state)
+            # The state first: a state without its weights would be of no use.
+            for path in (state, weights):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    logger.warning("%s cannot be removed: %s", path, error.strerror)
 
 
-def save(solver: Solver) -> tuple[Path, Path]:
+def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     """Write `PREFIX_iter_N.caffemodel` and `.solverstate`, or their HDF5 forms; return both paths.
 
+    `label` stands in the place of `iter_N`.
     Raises NetcError when they cannot be written; earlier snapshots are then untouched.
     """
     hdf5 = ".h5" if solver.settings.snapshot_format is SnapshotFormat.HDF5 else ""
-    stem = f"{solver.snapshot_prefix}_iter_{solver.iter}"
+    stem = f"{solver.snapshot_prefix}_{label or f'iter_{solver.iter}'}"
     weights_path, state_path = Path(f"{stem}.caffemodel{hdf5}"), Path(f"{stem}.solverstate{hdf5}")
     diffs = solver.settings.snapshot_diff
     logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)

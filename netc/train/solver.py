@@ -26,9 +26,11 @@ from netc.train.extension import Call, Extension, Point, Trigger, always
 from netc.train.guards import FiniteLoss
 from netc.train.log import logger
 from netc.train.nets import solver_nets
+from netc.train.score import Score
 from netc.train.scoring import Scores
 from netc.train.settings import SolverSettings, read_settings
 from netc.train.testing import Tests
+from netc.train.timelimit import TimeLimit
 from netc.train.update import RULES, UpdateRule
 
 
@@ -122,7 +124,14 @@ class Solver:
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
         self._calls: dict[Point, list[tuple[Trigger, Call]]] = {point: [] for point in Point}
         self.extensions: list[Extension] = []
-        for extension in (FiniteLoss(), Display(), Tests(), snapshot.Snapshots()):
+        for extension in (
+            FiniteLoss(),
+            Display(),
+            Tests(),
+            Score(),
+            TimeLimit(),
+            snapshot.Snapshots(),
+        ):
             self.extend(extension)
 
     # -- state -------------------------------------------------------------------------------------
@@ -192,13 +201,15 @@ class Solver:
 
     def stop(self, reason: str) -> None:
         """End the loop before its next iteration; the first reason given counts."""
-        self._stopped = self._stopped or reason
+        if not self._stopped:
+            self._stopped = reason
+            logger.info("Iteration %d, stopping: %s", self.iter, reason)
 
     def ask(self) -> None:
         """Ask `action` what somebody outside wants, and note it."""
         action = self.action()
         if action is Action.STOP:
-            self.stop("it was asked to")
+            self.stop("asked to")
         self.snapshot_asked |= action is Action.SNAPSHOT
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -228,6 +239,7 @@ class Solver:
             logger.info("Optimization stopped early.")
         else:
             self.reach(Point.REACHED)
+            self._stopped = ""  # by the last test: nothing was left to stop
             logger.info("Optimization Done.")
         self.reach(Point.END)
 

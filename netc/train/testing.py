@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from netc.data import Feed
+from netc.schema import netc_pb2
 from netc.train.display import log_outputs
 from netc.train.extension import Extension, Point, every
 from netc.train.log import logger
@@ -14,32 +17,73 @@ if TYPE_CHECKING:
 
 
 class Tests(Extension):
-    """Tests all test nets before an iteration, and once more at the end."""
+    """Tests all test nets before an iteration, and once more at the end.
+
+    A test changes where the test nets stand in their data, so that a snapshot written after it must
+    not lead to a second one of the same iteration.
+    """
+
+    name = "tests"
+
+    def __init__(self) -> None:
+        self._tested: int | None = None
 
     def attach(self, solver: Solver) -> None:
         """Add the calls."""
         due = every(lambda settings: settings.test_interval)
         solver.on(
             Point.BEFORE,
-            test_all,
+            self._test,
             lambda solver: due(solver) and (solver.iter > 0 or solver.settings.test_initialization),
         )
-        solver.on(Point.REACHED, test_all, due)
+        solver.on(Point.REACHED, self._test, due)
+        # First of those who wait there: one of the others may write a snapshot.
+        solver.on(Point.TESTED, self._note, lambda solver: bool(solver.scores))
+
+    def _test(self, solver: Solver) -> None:
+        if self._tested != solver.iter:
+            test_all(solver)
+
+    def _note(self, solver: Solver) -> None:
+        self._tested = solver.iter
+
+    def state(self) -> bytes:
+        """Return at which iteration the last test was."""
+        return netc_pb2.TestState(iter=self._tested).SerializeToString()
+
+    def restore(self, state: bytes) -> None:
+        """Take over when the last test was."""
+        message = netc_pb2.TestState.FromString(state)
+        self._tested = message.iter if message.HasField("iter") else None
 
 
 def test_all(solver: Solver) -> None:
-    """Test every test net; the averaged outputs are logged and kept in `solver.scores`."""
+    """Test every test net; the averaged outputs are logged and kept in `solver.scores`.
+
+    A stop asked for meanwhile ends it: then there are no scores, and the data is where it was, for
+    whoever resumes the run.
+    """
     solver.scores = []
     solver.reach(Point.TEST)
+    stands = [(feed, feed.state()) for feed in _feeds(solver)]
     scores = []
     for index in range(len(solver.test_nets)):
         solver.ask()
         if solver.stopped:
+            for feed, stand in stands:
+                feed.restore(stand)
             break
         scores.append(test(solver, index))
     else:
         solver.scores = scores
     solver.reach(Point.TESTED)
+
+
+def _feeds(solver: Solver) -> Iterator[Feed]:
+    for net in solver.test_nets:
+        for feed in net.feeds.values():
+            assert isinstance(feed, Feed)
+            yield feed
 
 
 def test(solver: Solver, index: int) -> Scores:

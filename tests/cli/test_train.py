@@ -73,6 +73,43 @@ def test_a_run_without_snapshot_says_so(folder: Path, netc: Netc) -> None:
     ]
 
 
+def test_settings_of_the_command_line_count_and_are_in_the_log(folder: Path, netc: Netc) -> None:
+    told = netc(
+        *("train", "-solver", "solver.prototxt", "-max_iter", "4", "base_lr=0.02"),
+        *("score=accuracy", "keep_best=true", "keep_last=1", "snapshot=2"),
+    )
+    assert told.code == 0
+    first, _, best, go_on, _ = told.out.splitlines()
+    assert first == "trained to iteration 4"
+    assert best.startswith("  best     accuracy = ")
+    assert go_on.endswith(
+        "-snapshot run_iter_4.solverstate max_iter=4 base_lr=0.02 score=accuracy keep_best=true "
+        "keep_last=1 snapshot=2"
+    )
+    assert "Override: max_iter = 4 (before: 6)" in told.err
+    assert "Iteration 0, lr = 0.02" in told.err
+    states = sorted(path.name for path in folder.glob("*.solverstate"))
+    assert states == ["run_best.solverstate", "run_iter_4.solverstate", "run_iter_6.solverstate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["-max_iter", "5", "max_iter=6"], 1, "two values for 'max_iter'"),
+        (["-momentum", "0.5"], 2, "a setting of the solver goes without a dash: momentum=0.5"),
+        (["-weights", "a", "weights=b"], 2, "two values for weights"),
+        (["base_lr=fast"], 1, "command line:1:9: the field 'base_lr' takes a number"),
+        (["5"], 2, "'5' belongs to no flag"),
+    ],
+)
+def test_settings_that_cannot_be(
+    folder: Path, netc: Netc, words: list[str], code: int, says: str
+) -> None:
+    told = netc("train", "-solver", "solver.prototxt", *words)
+    assert told.code == code
+    assert says in told.err
+
+
 def test_fine_tuning_prints_what_comes_from_where(folder: Path, netc: Netc) -> None:
     net = Path("net.prototxt")
     net.write_text(net.read_text().replace('name: "ip"', 'name: "ip_new"'))
@@ -216,7 +253,7 @@ def test_a_signal_stops_with_a_snapshot(sent: signal.Signals, folder: Path) -> N
         assert run.returncode == 0
         assert f"netc: {sent.name}: stopping after this iteration" in err
         assert "Optimization stopped early." in err
-        match = re.match(r"stopped at iteration (\d+) of 1000000000\n", out)
+        match = re.match(r"stopped at iteration (\d+) of 1000000000: asked to\n", out)
         assert match
         assert (folder / f"run_iter_{match[1]}.solverstate").exists()
         assert f"-snapshot run_iter_{match[1]}.solverstate" in out

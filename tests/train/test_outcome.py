@@ -41,7 +41,7 @@ def test_a_run_that_was_stopped(folder: Path) -> None:
     solver.action = lambda: Action.STOP if solver.iter == 2 else Action.NONE
     solver.solve()
     first, *rest = outcome(solver)
-    assert first == "stopped at iteration 2 of 6"
+    assert first == "stopped at iteration 2 of 6: asked to"
     assert len(rest) == 2, "nobody exports what is not ready"
 
 
