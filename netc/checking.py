@@ -106,6 +106,15 @@ class _FileCheck:
             net_state(source.message, phase, self.level, self.stages)
             for phase in _phases(source.message)
         ]
+        fed = [state for state in states if _sources(source.message, state)]
+        if fed:
+            for state in states:
+                if state not in fed:
+                    self.notes.append(
+                        f"{self.file}: not checked for {state.phase.name}, where its rules exclude "
+                        "every layer that data could come from (-stage or -level may bring one in)"
+                    )
+            states = fed
         return self._graphs([SolverNet(source, state) for state in states])
 
     def _solver(self) -> str:
@@ -169,6 +178,19 @@ def _phases(net: netc_pb2.NetParameter) -> tuple[Phase, ...]:
     if any(rule.HasField("phase") for rule in rules):
         return (Phase.TRAIN, Phase.TEST)
     return (Phase(net.state.phase),)
+
+
+def _sources(net: netc_pb2.NetParameter, state: NetState) -> list[str]:
+    """Return the names of the layers that a net's data could come from in a state.
+
+    Many nets are for training only, or for testing only, and still have a rule that speaks of the
+    other phase: there they have no data, and nobody opens them.
+    """
+    return [
+        layer.name
+        for layer in net.layer
+        if layer.top and not layer.bottom and state.includes(layer)
+    ]
 
 
 def _sizes(sizes: Mapping[str, int], nets: Sequence[SolverNet]) -> str:

@@ -192,3 +192,38 @@ def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
         f"{tmp_path}: this is a folder, not a file",
         f"{tmp_path / 'nope'}: no such file",
     ]
+
+
+def test_a_phase_without_data_is_not_checked(folder: Path) -> None:
+    """Many published nets are for training alone, and keep the rules of both phases."""
+    text = Path("net.prototxt").read_text(encoding="utf-8")
+    first, _, rest = text.partition("layer {")
+    data, _, others = rest.partition("layer {")
+    test_data, _, others = others.partition("layer {")
+    assert "TRAIN" in data
+    assert "TEST" in test_data
+    Path("net.prototxt").write_text(f"{first}layer {{{data}layer {{{others}", encoding="utf-8")
+    (report,) = check(["net.prototxt"])
+    assert not report.problems
+    assert report.summary == "net 'tiny', 5 layers"
+    assert report.notes[0] == (
+        "net.prototxt: not checked for TEST, where its rules exclude every layer that data could "
+        "come from (-stage or -level may bring one in)"
+    )
+    # The solver that tests it all the same hears of it, and which rule is in the way.
+    (report,) = check(["solver.prototxt"])
+    (first_problem, *_) = report.problems
+    assert first_problem.what == "unknown bottom blob 'data'"
+    assert first_problem.hint == (
+        "layer 'images' gives it, but its rules exclude it here (phase TEST): the net may be meant "
+        "for another phase or stage"
+    )
+
+
+def test_a_net_without_any_data_is_checked_in_both_phases(folder: Path) -> None:
+    Path("bare.prototxt").write_text(
+        'layer { name: "r" type: "ReLU" bottom: "x" top: "y" include { phase: TEST } }',
+        encoding="utf-8",
+    )
+    (report,) = check(["bare.prototxt"])
+    assert [problem.what for problem in report.problems] == ["unknown bottom blob 'x'"]

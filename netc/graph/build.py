@@ -250,18 +250,28 @@ class _Builder:
     def _bottom(self, index: int, message: netc_pb2.LayerParameter, i: int) -> str | None:
         name = message.bottom[i]
         if name not in self.current:
-            produced_later = any(name in m.top for m in self.source.message.layer[index + 1 :])
             raise fail(
                 f"unknown bottom blob '{name}'",
                 span=self.source.span("layer", index, "bottom", i),
                 expected="the top of an earlier layer"
                 + (f": {', '.join(list(self.current)[-8:])}" if self.current else ""),
                 got=f"'{name}'",
-                hint="a later layer produces it: layers run in the order of the text"
-                if produced_later
-                else nearest(name, self.current),
+                hint=self._missed_producer(index, name) or nearest(name, self.current),
             )
         return self.current[name]
+
+    def _missed_producer(self, index: int, name: str) -> str:
+        """Say which layer of the text would give a blob, and why it does not."""
+        layers = self.source.message.layer
+        for i, layer in enumerate(layers):
+            if name in layer.top and not self.state.includes(layer):
+                return (
+                    f"layer '{layer.name}' gives it, but its rules exclude it here (phase "
+                    f"{self.state.phase.name}): the net may be meant for another phase or stage"
+                )
+            if name in layer.top and i > index:
+                return "a later layer produces it: layers run in the order of the text"
+        return ""
 
     def _bind(
         self, index: int, message: netc_pb2.LayerParameter, kind: registry.LayerType
