@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.assemble import load_graph, timed_executor
+from netc.assemble import load_graph, load_net, timed_executor
 from netc.backends import find_backend
 from netc.data import Feed
 from netc.errors import NetcError
@@ -93,7 +93,7 @@ def test_an_upgrade_is_noted(net: Path) -> None:
 
 def test_data_that_is_there_is_read(net: Path) -> None:
     backend = find_backend("reference")
-    executor, remarks = timed_executor(load_graph(net, Phase.TRAIN), backend, train=True)
+    executor, remarks = timed_executor(load_net(net, Phase.TRAIN), backend, train=True)
     (feed,) = executor.feeds.values()
     assert isinstance(feed, Feed)
     assert not remarks
@@ -106,9 +106,9 @@ def test_other_shapes_and_absent_data_get_a_stand_in(absent: bool, net: Path) ->
     if absent:
         spoil(net, 'source: "db"', 'source: "away"')
     shapes = {"data": (2, 3, 9, 9)}
-    graph = load_graph(net, Phase.TRAIN, shapes=shapes, assume=True)
+    assumed = load_net(net, Phase.TRAIN, shapes=shapes, assume=True)
     executor, remarks = timed_executor(
-        graph, find_backend("reference"), train=True, replaced=shapes
+        assumed, find_backend("reference"), train=True, replaced=shapes
     )
     (feed,) = executor.feeds.values()
     assert isinstance(feed, StandIn)

@@ -14,7 +14,7 @@ import pytest
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.runtime import Executor
-from tests.support.nets import executor_of, graph_of, require
+from tests.support.nets import executor_of, net_of, require
 
 VECTORS = sorted((Path(__file__).parent / "conformance" / "layers").glob("*.npz"))
 
@@ -39,11 +39,10 @@ class Case:
     def __init__(self, path: Path, keep: str, backend: str = "reference") -> None:
         self.z = dict(np.load(path))
         self.exact = path.stem.startswith(EXACT)
-        self.graph: Graph = graph_of(str(self.z["prototxt"]), Phase[str(self.z["phase"])])
+        net = net_of(str(self.z["prototxt"]), Phase[str(self.z["phase"])])
+        self.graph: Graph = net.graph
         backward = any(key.startswith("top_diff:") for key in self.z)
-        self.net: Executor = executor_of(
-            self.graph, train=backward, keep=keep, backend_name=backend
-        )
+        self.net: Executor = executor_of(net, train=backward, keep=keep, backend_name=backend)
         self.places = {
             (node.name, i): use for node in self.graph.nodes for i, use in enumerate(node.params)
         }
@@ -96,20 +95,9 @@ def test_the_vectors_are_here() -> None:
     assert len(VECTORS) == 274
 
 
-# The number of items behind Filter depends on the data, and a plan's shapes do not.
-DATA_DEPENDENT = pytest.mark.xfail(strict=True, reason="shapes that depend on the data")
-
-
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("keep", ["", "all"], ids=["shared", "kept"])
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[DATA_DEPENDENT] if path.stem == "filter__some" else [])
-        for path in VECTORS
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
 def test_vector(path: Path, keep: str, backend: str) -> None:
     require(backend)
     case = Case(path, keep, backend)

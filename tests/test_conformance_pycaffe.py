@@ -10,7 +10,7 @@ import pytest
 
 import netc.pycaffe as caffe
 from netc.errors import NetcError
-from tests.test_conformance_layers import DATA_DEPENDENT, EXACT, agree
+from tests.test_conformance_layers import EXACT, agree
 
 CONFORMANCE = Path(__file__).parent / "conformance"
 FILES = CONFORMANCE / "files"
@@ -42,14 +42,7 @@ def test_the_vectors_are_here() -> None:
     assert (len(LAYERS), len(SOLVERS), len(DATA_LAYERS)) == (274, 34, 7)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[DATA_DEPENDENT] if path.stem == "filter__some" else [])
-        for path in LAYERS
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", LAYERS, ids=lambda path: path.stem)
 def test_layer(path: Path, tmp_path: Path) -> None:
     z = dict(np.load(path))
     exact = path.stem.startswith(EXACT)

@@ -61,11 +61,12 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
 
     train = mode == "train"
     executor, _ = timed_executor(
-        graph_of(net, mode),
+        net_of(net, mode),
         find_backend(backend_name),
         train=train,
         updates=Updates.PIECES if train else Updates.NONE,
         replaced=("data", "label"),
+        prepared=_prepared(mode),
     )
     if not train:
         return executor.forward
@@ -90,17 +91,26 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
 
 
 def graph_of(net: str, mode: str) -> Any:
-    """Return the graph of a net of the zoo at the bench's batch size."""
-    from netc.assemble import load_graph
+    """Return the graph that is run of a net of the zoo."""
+    return _prepared(mode)(net_of(net, mode).graph)
+
+
+def _prepared(mode: str) -> Callable[[Any], Any]:
     from netc.graph.deploy import deploy
+
+    return deploy if mode != "train" else lambda graph: graph
+
+
+def net_of(net: str, mode: str) -> Any:
+    """Return a net of the zoo at the bench's batch size."""
+    from netc.assemble import load_net
     from netc.layers.types import Phase
 
     shape = NETS[net]
     path = ROOT / "zoo" / net / f"{net}_train_test.prototxt"
     shapes = {"data": shape, "label": shape[:1]}
     phase = Phase.TRAIN if mode == "train" else Phase.TEST
-    graph = load_graph(path, phase, shapes=shapes, assume=True)
-    return graph if mode == "train" else deploy(graph)
+    return load_net(path, phase, shapes=shapes, assume=True)
 
 
 def described(net: str, mode: str) -> list[dict[str, Any]]:

@@ -76,6 +76,9 @@ class Binding:
     elements start.. of the gradient of param i, as the param lies in memory, where the terms say
     that it comes in pieces; the param may change during the call. `scratch` is memory for
     the duration of the step. `random()` gives the numpy Generator of (seed, layer, pass).
+
+    Where only the forward pass finds the shapes of the tops, `tops` is empty: `place(shapes)` then
+    gives the arrays, in C order, and may be called once in each run of the step.
     """
 
     node: Node
@@ -90,6 +93,7 @@ class Binding:
     random: Callable[[], Any]
     scratch: Array
     hand_over: Callable[[int, int, Array], None]
+    place: Callable[[Sequence[tuple[int, ...]]], tuple[Array, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def configure(parser: options.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score."""
-    from netc.assemble import executor, load_graph
+    from netc.assemble import executor, load_net
     from netc.backends import find_backend
     from netc.layers.types import Phase
     from netc.learned import load_weights
@@ -36,13 +36,13 @@ def run(args: argparse.Namespace) -> int:
     options.require_weights(args)
     with log_to():
         options.mention_gpu(args.gpu, logger)
-        graph = load_graph(args.model, Phase[args.phase], args.level, args.stage)
-        for note in graph.notes:
+        net = load_net(args.model, Phase[args.phase], args.level, args.stage)
+        for note in net.graph.notes:
             logger.warning("%s", note)
-        net = executor(graph, find_backend(args.backend), train=False)
+        scored = executor(net, find_backend(args.backend), train=False)
         files = split_list(args.weights) if args.weights else []
-        load_weights(net, files, exact=not args.random_weights, tell=logger.info)
-        scores = score(net, args.iterations)
+        load_weights(scored, files, exact=not args.random_weights, tell=logger.info)
+        scores = score(scored, args.iterations)
     if args.format == "json":
         print(to_json(scores.as_dict() | {"iterations": args.iterations}))
     return 0

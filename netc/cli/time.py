@@ -27,36 +27,35 @@ def configure(parser: options.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Time the layers."""
-    from netc.assemble import load_graph, timed_executor
+    from netc.assemble import Plans, load_net, timed_executor
     from netc.backends import find_backend
     from netc.layers.types import Phase
-    from netc.plan import plan
     from netc.report.timing import render, timing
     from netc.runtime.timing import measure
     from netc.train.log import log_to, logger
 
     shapes = dict(args.shape)
-    graph = load_graph(
+    net = load_net(
         args.model, Phase[args.phase], args.level, args.stage, shapes=shapes, assume=True
     )
     backend = find_backend(args.backend)
     if args.plan:
-        print(plan(graph, backend, train=True).render())
+        print(Plans(net, backend, train=True).first.render())
         return 0
     with log_to():
         options.mention_gpu(args.gpu, logger)
-        net, remarks = timed_executor(graph, backend, train=True, replaced=shapes)
+        timed, remarks = timed_executor(net, backend, train=True, replaced=shapes)
         durations = measure(
-            net,
+            timed,
             args.iterations,
             lambda i, s: logger.info("Iteration: %d forward-backward time: %g ms.", i, 1000 * s),
         )
     found = timing(
-        net.plan,
+        timed.plan,
         durations,
         backend=backend.name,
         iterations=args.iterations,
-        notes=[*graph.notes, *remarks],
+        notes=[*net.graph.notes, *remarks],
     )
     print(render(found, args.format))
     return 0

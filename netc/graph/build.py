@@ -111,6 +111,8 @@ def build(
     *,
     probe: Probe | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    layers: dict[int, Layer] | None = None,
     host: CodeHost | None = None,
 ) -> Graph:
     """Return the shaped graph of a net in one state.
@@ -118,8 +120,21 @@ def build(
     `probe` answers for layers that read data; `shapes` overrides the shape of input and data tops
     by blob name; `host` allows the code of Python layers to run. Raises one NetcError with all
     independent mistakes of the text.
+
+    To build the same net again for what its data turned out to be: `sizes` are the shapes of
+    inputs, of data, and of tops that depend on the data, by key; data whose shapes they all tell is
+    not probed. `layers` remembers the bound layers by their place in the text, from one call to the
+    next.
     """
-    builder = _Builder(source, state, probe, dict(shapes or {}), host)
+    builder = _Builder(
+        source,
+        state,
+        probe,
+        dict(shapes or {}),
+        host,
+        sizes or {},
+        {} if layers is None else layers,
+    )
     builder.check_net()
     for index, message in enumerate(source.message.layer):
         builder.add(index, message)
@@ -142,7 +157,9 @@ class _Builder:
     state: NetState
     probe: Probe | None
     shapes: dict[str, Sequence[int]]
-    host: CodeHost | None = None
+    host: CodeHost | None
+    sizes: Mapping[str, tuple[int, ...]]
+    layers: dict[int, Layer]
     problems: Problems = field(default_factory=Problems)
     nodes: list[Node] = field(default_factory=list)
     blobs: dict[str, Blob] = field(default_factory=dict)
@@ -219,7 +236,9 @@ class _Builder:
         tops = list(message.top)
         if not tops and kind.cls.loss:
             tops = [AUTOMATIC_TOP]
-        layer = self._bind(index, message, kind)
+        if index not in self.layers:
+            self.layers[index] = self._bind(index, message, kind)
+        layer = self.layers[index]
         if None in bottoms:
             for name in tops:
                 self.current[name] = None
@@ -350,11 +369,16 @@ class _Builder:
         if not in_place:
             self.read[key] = reader
 
-    def _add_blob(self, name: str, blob_type: BlobType, top: int, weight: float) -> str:
+    def _key(self, name: str) -> str:
+        """Return the key of the next version of a blob."""
         key, version = name, 0
         while key in self.blobs:  # the text may itself call a blob "conv1#1"
             version += 1
             key = f"{name}#{version}"
+        return key
+
+    def _add_blob(self, name: str, blob_type: BlobType, top: int, weight: float) -> str:
+        key = self._key(name)
         self.blobs[key] = Blob(key, name, blob_type, len(self.nodes), top, weight)
         self.current[name] = key
         return key
@@ -388,6 +412,10 @@ class _Builder:
     def _infer(
         self, layer: Layer, span: Span, bottoms: Sequence[BlobType], tops: Sequence[str]
     ) -> Signature:
+        sizes = [self.sizes.get(self._key(top)) for top in tops]
+        known = tuple(BlobType(size) for size in sizes if size is not None)
+        if layer.reads_data and len(known) == len(tops):
+            return Signature(known)
         if layer.reads_data:
             if self.probe is None:
                 raise fail("the layer reads data, and no data reader was given")
@@ -402,7 +430,10 @@ class _Builder:
         if layer.reads_data or layer.fed:
             types = _overridden(tops, signature.tops, self.shapes, one_batch=layer.reads_data)
             signature = dataclasses.replace(signature, tops=types)
-        return dataclasses.replace(signature, tops=signature.tops[: len(tops)])
+        named = signature.tops[: len(tops)]
+        if (layer.fed or layer.data_dependent) and len(known) == len(tops):
+            named = known
+        return dataclasses.replace(signature, tops=named)
 
     def _expand(
         self,

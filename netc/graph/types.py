@@ -129,6 +129,21 @@ class Graph:
         return tuple(key for node in self.nodes if node.layer.fed for key in node.tops)
 
     @cached_property
+    def outside(self) -> tuple[str, ...]:
+        """Keys of the blobs whose shapes come from outside: inputs and data, in order."""
+        return tuple(
+            key
+            for node in self.nodes
+            if node.layer.fed or node.layer.reads_data
+            for key in node.tops
+        )
+
+    @cached_property
+    def data_dependent(self) -> tuple[int, ...]:
+        """Indices of the nodes whose tops have shapes that only the forward pass tells."""
+        return tuple(i for i, node in enumerate(self.nodes) if node.layer.data_dependent)
+
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Keys of the chosen blobs, else of those that no layer reads, in order of production."""
         if self.asked is not None:

@@ -30,16 +30,16 @@ class Filter(Layer):
     """The items of each bottom for which the selector, the last bottom, is not 0.
 
     Shapes: (N, ...), (N, ...), ..., selector (N,) or (N, 1, ...) -> (M, ...), (M, ...), ... with M
-    the number of selected items. `infer` gives the largest shapes, M = N. A caller that can follow
-    the data passes an empty `call.out` and takes the tops as they come; one that gives buffers
-    of the largest shapes gets a `Refusal` as soon as an item is left out. No gradient flows to the
-    selector.
+    the number of selected items, which may be 0. A caller that cannot follow the data and gives
+    buffers of the largest shapes, M = N, gets a `Refusal` as soon as an item is left out. The
+    gradient of items left out is 0; none flows to the selector.
     """
 
     top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = at_least(2)
     tops: ClassVar[Arity] = at_least(1)
+    data_dependent: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         *blobs, selector = bottoms

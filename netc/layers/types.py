@@ -178,8 +178,9 @@ class ForwardCall:
 
     `kept` and the params of statistics are written in place. `out` holds the buffers that the tops
     go to: a rule may compute into them (`xp.matmul(a, b, out=call.out[0])`) or return fresh arrays,
-    which are then copied. `random()` gives the numpy Generator of (seed, layer name, pass): equal
-    on every repeat of that pass.
+    which are then copied. It is empty for a `data_dependent` type whose caller takes the tops in
+    whatever shape they come. `random()` gives the numpy Generator of (seed, layer name, pass):
+    equal on every repeat of that pass.
     """
 
     xp: ArrayNamespace
@@ -341,6 +342,12 @@ class Layer:
     reads_data: ClassVar[bool] = False
     #: It writes its bottoms to a file, and has neither tops nor a forward rule.
     writes_data: ClassVar[bool] = False
+    #: Only the forward pass tells the shapes of its tops. `infer` gives the largest; with an empty
+    #: `call.out` forward returns the tops as they are, with buffers of the largest shapes in it
+    #: something that fills them, or it refuses.
+    data_dependent: ClassVar[bool] = False
+    #: It can fill tops of the largest shapes: rows that its readers know to be empty follow.
+    pads: ClassVar[bool] = False
     #: The caller sets its tops (Input).
     fed: ClassVar[bool] = False
     #: Elementwise: the top may lie where bottom 0 lies, the bottom diff where the top diff lies.

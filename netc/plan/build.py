@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from netc.backends.base import Backend, Layout
 from netc.graph.types import Graph
@@ -21,6 +21,7 @@ def plan(
     keep: Iterable[str] | str = (),
     updates: Updates = Updates.NONE,
     param_layouts: Mapping[int, Layout | None] | None = None,
+    follow: Collection[int] = (),
 ) -> Plan:
     """Compile a graph for a backend.
 
@@ -28,11 +29,14 @@ def plan(
     pass, besides inputs and outputs; "all" keeps the data and diff of every blob. With `updates`
     other than NONE the backward pass has an `Update` for each param, behind which its gradient is
     gone, or kernels hand it over in pieces. `param_layouts` says how params lie that are there
-    already, by index. Raises NetcError where a gradient cannot flow.
+    already, by index. `follow` lists nodes whose tops get the shapes that their forward pass finds:
+    there whoever runs the plan may have to go on with another. Raises NetcError where a gradient
+    cannot flow.
     """
     need = find_need(graph) if train else no_need(graph)
     keep_all = keep == "all"
-    visible = visible_blobs(graph, () if isinstance(keep, str) else keep)
+    found = [key for index in follow for key in graph.nodes[index].tops]
+    visible = visible_blobs(graph, found if isinstance(keep, str) else (*keep, *found))
     chains = () if keep_all else backend.chains()
     choices = choose(
         graph,
@@ -44,11 +48,14 @@ def plan(
         params=param_layouts or {},
         in_pieces=updates is Updates.PIECES,
     )
-    memory = assign(graph, need, choices, visible, keep_all, updates is not Updates.NONE)
+    memory = assign(
+        graph, need, choices, visible, keep_all, updates is not Updates.NONE, frozenset(follow)
+    )
     return Plan(
         graph=graph,
         train=train,
         keep_all=keep_all,
+        follow=frozenset(follow),
         need=need,
         forward=memory.forward,
         backward=memory.backward,

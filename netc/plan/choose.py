@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from netc.backends.base import Backend, Declined, Job, Kernel, Layout, Terms
 from netc.graph.types import Graph
 from netc.plan.chains import Unit, alone
+from netc.plan.empty import empty
 from netc.plan.types import Need
 
 
@@ -113,6 +114,10 @@ def _choose_one(
         wants_params=unit.wants_params,
         pieces=tuple(use.param in pieces for use in unit.params),
     )
+    if nothing := empty(job):
+        if len(nodes) > 1:
+            return None
+        return Choice(unit, nothing, "none", (), nothing.terms)
     declined: list[str] = []
     for candidate in backend.candidates():
         if len(nodes) > 1 and candidate is not backend:

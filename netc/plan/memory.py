@@ -90,12 +90,15 @@ def assign(
     visible: frozenset[str],
     keep_all: bool,
     updates: bool,
+    follow: frozenset[int],
 ) -> Memory:
     """Lay out the steps and give every buffer its place.
 
-    `visible` blobs survive the pass; with `updates` gradients of params are buffers, too.
+    `visible` blobs survive the pass; with `updates` gradients of params are buffers, too. Behind
+    the nodes `follow` another plan may go on, that of other shapes from there. What it needs of the
+    steps before must be where this plan left it, so that no other buffer may lie there.
     """
-    return _Assignment(graph, need, choices, visible, keep_all, updates).run()
+    return _Assignment(graph, need, choices, visible, keep_all, updates, follow).run()
 
 
 class _Assignment:
@@ -107,7 +110,9 @@ class _Assignment:
         visible: frozenset[str],
         keep_all: bool,
         updates: bool,
+        follow: frozenset[int],
     ) -> None:
+        self.follow = follow
         self.graph, self.need, self.choices = graph, need, choices
         self.visible, self.keep_all = visible, keep_all
         #: For each param the unit that uses it last in the backward pass, where it is updated.
@@ -187,6 +192,9 @@ class _Assignment:
     def _walk_forward(self, index: int, choice: Choice) -> None:
         unit, terms, time = choice.unit, choice.terms, choice.unit.at
         direction = Direction.FORWARD
+        if not self.follow.isdisjoint(unit.nodes):
+            # Whether a later step would read a blob or a copy of it may depend on the shapes.
+            self.copies.clear()
         bottoms = tuple(
             self._read(key, layout, time, unit.nodes[0], direction)
             for key, layout in zip(unit.bottoms, terms.bottoms, strict=True)
@@ -423,6 +431,7 @@ class _Assignment:
         group_of: list[int] = []
         for index, value in enumerate(self.values):
             first, last = min(value.times), max(value.times)
+            value.fixed |= any(first <= time < last for time in self.follow)
             nbytes = value.buffer(0).nbytes
             guest = self.guests.get(index)
             if guest is not None and guest.host < index:

@@ -151,12 +151,14 @@ class Plan:
     bottom lies has no step. `param_layouts` says how each param and its gradient lie.
     `updated` are the params that the backward pass updates, `param_diff` the buffers of their
     gradients, as far as these do not come in pieces; both are empty where gradients have memory of
-    their own and stay until they are cleared.
+    their own and stay until they are cleared. `follow` are the nodes after which another plan may
+    go on: what lives across them has memory of its own.
     """
 
     graph: Graph
     train: bool
     keep_all: bool
+    follow: frozenset[int]
     need: Need
     forward: tuple[Step | Reorder, ...]
     backward: tuple[Step | Reorder | Fill | Update, ...]

@@ -146,9 +146,9 @@ class Net:
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
         """The weight of each blob in the objective."""
-        layout = self._runner.layout
+        layout, graph = self._runner.layout, self._runner.plan.graph
         return OrderedDict(
-            (name, layout.graph.blobs[keys[-1]].loss_weight) for name, keys in layout.blobs.items()
+            (name, graph.blobs[keys[-1]].loss_weight) for name, keys in layout.blobs.items()
         )
 
     @property

@@ -8,19 +8,18 @@ counts there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.assemble import open_feeds, open_sinks, shaped, shared_params
+from netc.assemble import Net, Plans, open_feeds, open_sinks, shared_params
 from netc.backends.base import Backend
-from netc.data import Feed
 from netc.errors import NetcError
 from netc.graph.build import NetState
+from netc.graph.types import Graph
 from netc.layers.python import PythonCode
-from netc.plan import Plan, plan
 from netc.plan.need import find_need
 from netc.pycaffe import code
 from netc.pycaffe.input_arrays import InputArrays
@@ -29,19 +28,6 @@ from netc.runtime import Executor
 from netc.schema import Source, netc_pb2
 
 FloatArray = NDArray[np.float32]
-Shapes = Mapping[str, tuple[int, ...]]
-
-# How many input shapes a net remembers the plans of.
-_PLANS = 8
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """A net for certain input shapes. `refused` is why it has no backward pass, if it has none."""
-
-    layout: Layout
-    plan: Plan
-    refused: NetcError | None
 
 
 @dataclass(slots=True)
@@ -89,12 +75,9 @@ class Runner(Executor):
         must_train: bool = False,
         sharing: Executor | None = None,
     ) -> None:
-        self._host = code.host()
         self.source = source
         self.state = state
         self.messages = tuple(filter(state.includes, source.message.layer))
-        self._must_train = must_train
-        self._plans: dict[frozenset[tuple[str, tuple[int, ...]]], _Compiled] = {}
         # Arrays of another shape than the net has, given to users by Blob.reshape.
         self._reshaped: dict[str, tuple[FloatArray, FloatArray]] = {}
         # What users see as diff where no gradient reaches.
@@ -103,45 +86,35 @@ class Runner(Executor):
         self.input_arrays: InputArrays | None = None
         self.forward_watchers = Watchers()
         self.backward_watchers = Watchers()
-        self._compiled = self._compile(backend, {})
-        graph = self.layout.graph
-        self._shapes = {name: graph.blobs[name].shape for name in self.layout.inputs}
-        self._plans = {frozenset(self._shapes.items()): self._compiled}
+        net = Net(source, state, host=code.host())
+        # Why there is no backward pass, if there is none.
+        self._refused: NetcError | None = None
+        try:
+            find_need(net.graph)
+        except NetcError as error:
+            if must_train:
+                raise
+            self._refused = error
+        plans = Plans(
+            net, backend, train=self._refused is None, keep="all", prepared=self._with_splits
+        )
+        #: The layers and blobs as users see them.
+        self.layout: Layout = lay_out(net.graph, self.messages)
         several = {name: keys for name, keys in self.layout.blobs.items() if len(keys) > 1}
         self._data_of = {name: _InPlace(keys, keys[-1]) for name, keys in several.items()}
         self._diff_of = {name: _InPlace(keys, keys[-1]) for name, keys in several.items()}
         super().__init__(
-            self._compiled.plan,
+            plans.first,
             backend,
             seed=seed,
-            params=shared_params(graph, sharing) if sharing else None,
-            feeds=open_feeds(graph, seed),
-            sinks=open_sinks(graph),
+            params=shared_params(plans.first.graph, sharing) if sharing else None,
+            feeds=open_feeds(plans.first.graph, seed),
+            sinks=open_sinks(plans.first.graph),
+            replan=plans,
         )
 
-    @property
-    def layout(self) -> Layout:
-        """The layers and blobs as users see them."""
-        return self._compiled.layout
-
-    def _compile(self, backend: Backend, shapes: Shapes) -> _Compiled:
-        """Return the net for these shapes of inputs and data, planned once."""
-        key = frozenset(shapes.items())
-        if key not in self._plans:
-            graph = shaped(self.source, self.state, shapes=shapes, host=self._host)
-            refused = None
-            try:
-                find_need(graph)
-            except NetcError as error:
-                if self._must_train:
-                    raise
-                refused = error
-            layout = lay_out(graph, self.messages)
-            planned = plan(layout.graph, backend, train=refused is None, keep="all")
-            if len(self._plans) == _PLANS:
-                del self._plans[next(iter(self._plans))]
-            self._plans[key] = _Compiled(layout, planned, refused)
-        return self._plans[key]
+    def _with_splits(self, graph: Graph) -> Graph:
+        return lay_out(graph, self.messages).graph
 
     # -- what users see ----------------------------------------------------------------------------
 
@@ -167,7 +140,7 @@ class Runner(Executor):
                 self._publish(self._diff_of[name], self.diff)
             array: FloatArray = self.diff(key)
             return array
-        shape = self.layout.graph.blobs[key].shape
+        shape = self.plan.graph.blobs[key].shape
         if name not in self._no_diff or self._no_diff[name].shape != shape:
             self._no_diff[name] = self._array(shape)
         return self._no_diff[name]
@@ -217,51 +190,25 @@ class Runner(Executor):
             name: self._reshaped[name][0] for name in self.layout.inputs if name in self._reshaped
         }
         if inputs:
-            self._go_on({name: array.shape for name, array in inputs.items()}, inputs)
+            blobs = self.layout.blobs
+            self.follow(
+                {blobs[name][0]: array.shape for name, array in inputs.items()},
+                data={blobs[name][-1]: array for name, array in inputs.items()},
+            )
+            for name, array in inputs.items():
+                if name in self._data_of:
+                    blob = self._data_of[name]
+                    blob.seen, blob.content = True, blob.last
+                    if self.data(blob.last).shape != array.shape:
+                        self.data(blob.keys[0])[...] = array
         self._reshaped.clear()
-
-    def _go_on(self, shapes: Shapes, inputs: Mapping[str, FloatArray]) -> None:
-        """Change to other shapes, with the arrays that inputs are to have."""
-        wanted = {**self._shapes, **shapes}
-        compiled = self._compile(self.backend, wanted)
-        blobs = compiled.layout.graph.blobs
-        lasts = {name: compiled.layout.blobs[name][-1] for name in inputs}
-        self.use(
-            compiled.plan,
-            data={
-                lasts[name]: array
-                for name, array in inputs.items()
-                if blobs[lasts[name]].shape == array.shape
-            },
-        )
-        self._compiled, self._shapes = compiled, wanted
-        for name, array in inputs.items():
-            if name in self._data_of:
-                blob = self._data_of[name]
-                blob.seen, blob.content = True, blob.last
-                if blobs[blob.last].shape != array.shape:
-                    self.data(blob.keys[0])[...] = array
-
-    def _follow_data(self, first: int, last: int) -> None:
-        """Change the shapes where the next batch of a data layer has others."""
-        found: dict[str, tuple[int, ...]] = {}
-        graph = self.layout.graph
-        for index, feed in self.feeds.items():
-            if first <= index <= last and isinstance(feed, Feed):
-                blobs = [graph.blobs[key] for key in graph.nodes[index].tops]
-                for blob, shape in zip(blobs, feed.next_shapes(), strict=True):
-                    if blob.shape != shape:
-                        found[blob.name] = shape
-        if found:
-            self._go_on(found, {})
 
     # -- running -----------------------------------------------------------------------------------
 
     def forward(self, first: int = 0, last: int | None = None) -> None:
         """Run the nodes first..last on what users see of the blobs, and let them see the result."""
         self.reshape()
-        end = len(self.layout.graph.nodes) - 1 if last is None else last
-        self._follow_data(first, end)
+        end = len(self.plan.graph.nodes) - 1 if last is None else last
         if self.input_arrays is not None and first == 0:
             tops = self.layout.layers[0].tops
             for name, batch in zip(tops, self.input_arrays.next(), strict=False):
@@ -283,10 +230,10 @@ class Runner(Executor):
 
         Raises NetcError where a gradient would have to pass a layer that has none.
         """
-        if self._compiled.refused:
-            raise self._compiled.refused
+        if self._refused:
+            raise self._refused
         self.reshape()
-        start = len(self.layout.graph.nodes) - 1 if first is None else first
+        start = len(self.plan.graph.nodes) - 1 if first is None else first
         if not self.backward_watchers:
             self._backward_part(start, last)
             return

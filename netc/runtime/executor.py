@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +22,10 @@ from netc.plan.types import Direction, Fill, Plan, Reorder, Step, Update
 
 class Feed(Protocol):
     """What fills the tops of a layer that reads data."""
+
+    def next_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the next batch."""
+        ...
 
     def fill(self, outs: tuple[Array, ...]) -> None:
         """Write the next batch into the given arrays."""
@@ -36,6 +42,11 @@ class Sink(Protocol):
     def write(self, arrays: tuple[Array, ...]) -> None:
         """Write them, arrays of the host."""
         ...
+
+
+#: Another plan of the same net: for these shapes of inputs, of data and of tops that depend on the
+#: data, by blob key.
+Replan = Callable[[Mapping[str, tuple[int, ...]]], Plan]
 
 
 def generator(seed: int, name: str, number: int) -> np.random.Generator:
@@ -74,7 +85,8 @@ class Executor:
     in memory; the call may change both. `param_array`, `set_param` and
     `param_diff_array` speak C order whatever the layout. `feeds` maps node indices to what fills
     data layers, `sinks` those of layers that write data to what takes it; where there is none,
-    nothing is written.
+    nothing is written. `replan` is asked for a plan when data come in other shapes, at the start of
+    a pass or in the midst of it; without it the shapes are fixed.
     """
 
     def __init__(
@@ -86,7 +98,9 @@ class Executor:
         params: Mapping[int, Array] | None = None,
         feeds: Mapping[int, Feed] | None = None,
         sinks: Mapping[int, Sink] | None = None,
+        replan: Replan | None = None,
     ) -> None:
+        self.replan = replan
         self.plan = plan
         self.backend = backend
         self.seed = seed
@@ -112,8 +126,9 @@ class Executor:
             for i in range(len(graph.params))
         ]
         #: Params whose gradient counts as zero: the next one overwrites what is in memory.
-        self._cleared: set[int] = set(plan.param_diff)
-        #: What has memory of its own, by kind, key and shape.
+        self._cleared: set[int] = set()
+        self._arena = backend.allocate(0)
+        #: What has memory of its own.
         self._owned: dict[_Place, Array] = {}
         self._lay_out(plan, {})
 
@@ -123,20 +138,22 @@ class Executor:
         *,
         data: Mapping[str, Array] | None = None,
         params: Mapping[int, Array] | None = None,
+        after: int = -1,
     ) -> None:
-        """Go on with another plan of the same net, made for other input shapes.
+        """Go on with another plan of the same net, made for other shapes of its data.
 
         Params, their gradients, feeds and the clock stay. What has memory of its own and has not
         changed its shape stays where it is, with its content: arrays that were handed out go on
         being those of the net, and so does recurrent state. `data` gives arrays for blobs to lie
-        in, by key; `params` puts other arrays in the place of params, by index.
+        in, by key; `params` puts other arrays in the place of params, by index. `after` is the node
+        behind which a pass goes on with this plan, one of those that both plans `follow`.
         """
         assert plan.param_layouts == self.plan.param_layouts, "the params would have to move"
         for index, array in (params or {}).items():
             self.params[index] = array
-        self._lay_out(plan, data or {})
+        self._lay_out(plan, data or {}, after)
 
-    def _lay_out(self, plan: Plan, given: Mapping[str, Array]) -> None:
+    def _lay_out(self, plan: Plan, given: Mapping[str, Array], after: int = -1) -> None:
         """Give every buffer its place, and prepare the steps."""
         places = {
             plan.buffers[plan.data[key]].storage: array.reshape(-1).view("uint8")
@@ -155,8 +172,13 @@ class Executor:
             if memory.nbytes >= sizes[storage]:
                 places[storage] = memory
                 taken.add(id(memory))
+        for buffer in (plan.buffers[i] for i in (*plan.data.values(), *plan.kept.values())):
+            life = plan.storages[buffer.storage]
+            crosses = life.first < after < life.last
+            assert not crosses or buffer.storage in places, f"{buffer.name} would be lost"
         self.plan = plan
-        self._arena = self.backend.allocate(plan.arena_bytes)
+        if self._arena.nbytes < plan.arena_bytes:
+            self._arena = self.backend.allocate(plan.arena_bytes)
         storages = [
             self._arena[storage.offset : storage.offset + storage.nbytes]
             if storage.offset is not None
@@ -174,14 +196,63 @@ class Executor:
         ]
         for param, gradient in plan.param_diff.items():
             self._param_diffs[param] = self._buffers[gradient]
+            # It is gone behind its update: between two passes there is none.
+            self._cleared.add(param)
         self._params_scratch = self.backend.allocate(_params_scratch(plan))
         for blob in plan.graph.loss_blobs:
             # Outputs in the objective start the backward pass; the others get a Fill step.
-            own = owners.get(("diff", blob.key, blob.shape))
-            if own is not None and own not in places:
-                self.diff(blob.key)[...] = blob.loss_weight
+            if blob.key in plan.diff:
+                own = plan.buffers[plan.diff[blob.key]].storage
+                if plan.storages[own].offset is None and own not in places:
+                    self.diff(blob.key)[...] = blob.loss_weight
         self._forward = [(step.node, self._prepare(step)) for step in plan.forward]
         self._backward = [self._prepare_backward(step) for step in plan.backward]
+
+    # -- shapes ------------------------------------------------------------------------------------
+
+    def follow(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        data: Mapping[str, Array] | None = None,
+        after: int = -1,
+    ) -> None:
+        """Follow other shapes of inputs and data, by key, with a plan made for them.
+
+        `data` gives arrays for blobs to lie in, by key, where the blob then has the array's shape.
+        After a node, in the midst of a pass, `shapes` may give those of its tops; tops after it
+        that depend on the data have their largest shapes until they are there. Raises NetcError
+        where a layer cannot follow; the shapes then stay as they are.
+        """
+        assert self.replan is not None, "nobody plans for other shapes"
+        graph = self.plan.graph
+        found = [key for i in graph.data_dependent if i <= after for key in graph.nodes[i].tops]
+        now = {key: graph.blobs[key].shape for key in (*graph.outside, *found)}
+        plan = self.replan({**now, **shapes})
+        blobs = plan.graph.blobs
+        fits = {k: a for k, a in (data or {}).items() if blobs[k].shape == a.shape}
+        self.use(plan, data=fits, after=after)
+
+    def _follow_feeds(self, first: int, last: int) -> None:
+        """Change the shapes where the next batch of a data layer has others."""
+        if self.replan is None:
+            return
+        graph = self.plan.graph
+        found: dict[str, tuple[int, ...]] = {}
+        for index, feed in self.feeds.items():
+            if first <= index <= last:
+                shapes = zip(graph.nodes[index].tops, feed.next_shapes(), strict=True)
+                found |= {key: shape for key, shape in shapes if graph.blobs[key].shape != shape}
+        if found:
+            self.follow(found)
+
+    def _place(self, node: int, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
+        """Return the tops of a node in the shapes that its forward pass has found."""
+        graph = self.plan.graph
+        found = dict(zip(graph.nodes[node].tops, shapes, strict=False))
+        if any(graph.blobs[key].shape != shape for key, shape in found.items()):
+            self.follow(found, after=node)
+        return tuple(map(self.data, found))
 
     # -- access ------------------------------------------------------------------------------------
 
@@ -307,17 +378,25 @@ class Executor:
 
     def forward(self, first: int = 0, last: int | None = None) -> None:
         """Run the layers first..last (indices of nodes, both included; all by default)."""
-        self._clock.number += 1
-        if first == 0 and last is None:
-            with _caffes_arithmetic():
-                for _, call in self._forward:
-                    call()
-            return
         stop = len(self.plan.graph.nodes) if last is None else last
+        self._follow_feeds(first, stop)
+        self._clock.number += 1
         with _caffes_arithmetic():
-            for node, call in self._forward:
+            for node, call in self._forward_steps():
                 if first <= node <= stop:
                     call()
+
+    def _forward_steps(self) -> Iterator[tuple[int, Prepared]]:
+        """Yield the steps of a pass; where one has led to another plan, go on with that."""
+        i = 0
+        while i < len(self._forward):
+            steps = self._forward
+            yield steps[i]
+            i += 1
+            if steps is not self._forward:
+                found = enumerate(self.plan.forward)
+                node = steps[i - 1][0]
+                i = 1 + next(j for j, s in found if isinstance(s, Step) and s.node == node)
 
     def backward(self, first: int | None = None, last: int = 0) -> None:
         """Run backward from node `first` down to node `last`, both included; all by default."""
@@ -337,9 +416,13 @@ class Executor:
 
         As (direction, index of the node, seconds).
         """
+        self._follow_feeds(0, len(self.plan.graph.nodes))
         self._clock.number += 1
-        passes = ((Direction.FORWARD, self._forward), (Direction.BACKWARD, self._backward))
-        for direction, steps in passes:
+        for direction, steps in (
+            (Direction.FORWARD, self._forward_steps()),
+            # Of the plan that the forward pass has ended with.
+            (Direction.BACKWARD, (step for step in self._backward)),
+        ):
             for node, call in steps:
                 self.backend.synchronize()
                 begin = time.perf_counter()
@@ -356,7 +439,8 @@ class Executor:
         nodes = self.plan.graph.nodes
         for step, (_, call) in zip(self.plan.forward, self._forward, strict=True):
             layer = nodes[step.node].layer
-            if not (layer.reads_data or layer.writes_data):
+            # What code of others makes need not be the same again; it is still there.
+            if not (layer.reads_data or layer.writes_data or step.node in self.plan.follow):
                 with _caffes_arithmetic():
                     call()
             if isinstance(step, Reorder):
@@ -424,7 +508,11 @@ class Executor:
         kernel = self.plan.kernels[step.choice]
         assert kernel is not None
         params, before = self._prepare_params(step, kernel.terms.params)
-        if step.direction is Direction.FORWARD:
+        if step.direction is Direction.FORWARD and step.node in self.plan.follow:
+            bound = self._bind(step, node, params, ())
+            place = partial(self._place, step.node)
+            run = kernel.forward(replace(bound, tops=(), place=place))
+        elif step.direction is Direction.FORWARD:
             run = kernel.forward(self._bind(step, node, params, ()))
         elif any(step.wants_params):
             run = self._prepare_gradients(step, node, kernel, params)
@@ -635,19 +723,19 @@ def _in_a_row(*calls: Prepared) -> Prepared:
     return run
 
 
-# What a buffer is for ("data", "diff", "kept"), of what, in which shape.
-_Place = tuple[str, str | tuple[int, int], tuple[int, ...]]
+# A buffer's name, shape and layout, and how many of that name come before it.
+_Place = tuple[str, tuple[int, ...], Layout | None, int]
 
 
 def _owners(plan: Plan) -> dict[_Place, int]:
     """Return the storages outside the arena, by what lies in them."""
-    kinds = (("data", plan.data), ("diff", plan.diff), ("kept", plan.kept))
+    count: Counter[str] = Counter()
     found: dict[_Place, int] = {}
-    for kind, buffers in kinds:
-        for key, index in buffers.items():
-            buffer = plan.buffers[index]
-            if plan.storages[buffer.storage].offset is None:
-                found[kind, key, buffer.shape] = buffer.storage
+    for buffer in plan.buffers:
+        if plan.storages[buffer.storage].offset is None:
+            place = (buffer.name, buffer.shape, buffer.layout, count[buffer.name])
+            found[place] = buffer.storage
+        count[buffer.name] += 1
     return found
 
 

@@ -18,10 +18,15 @@ class StandIn:
 
     def __init__(self, graph: Graph, node: int, seed: int = 0) -> None:
         self._name = graph.nodes[node].name
+        self._shapes = tuple(graph.blobs[key].shape for key in graph.nodes[node].tops)
         whole = discrete_blobs(graph)
         self._whole = [key in whole for key in graph.nodes[node].tops]
         self._seed = seed
         self._filled: tuple[Array, ...] = ()
+
+    def next_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the tops, which stay as they are."""
+        return self._shapes
 
     def fill(self, outs: tuple[Array, ...]) -> None:
         """Write the values; arrays that have them already are left as they are."""

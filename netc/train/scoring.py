@@ -58,22 +58,33 @@ def average_outputs(
 ) -> Scores:
     """Run forward passes and return every output averaged over them.
 
-    `after_pass` gets the number of each pass, from 0, and its outputs.
+    An output whose number of values changes with the data (detections, scores of images of many
+    sizes) has no average: it is left out, and the log says so. `after_pass` gets the number of each
+    pass, from 0, and its outputs.
     """
-    totals: list[tuple[str, np.ndarray, float]] = []
+    totals: dict[str, tuple[np.ndarray, float]] = {}
+    changing: dict[str, None] = {}
     loss = 0.0
     for i in range(passes):
         net.forward()
         loss += net.loss()
         outputs = outputs_of(net)
-        for j, (name, values, weight) in enumerate(outputs):
-            if i == 0:
-                totals.append((name, np.zeros(len(values)), weight))
-            totals[j][1][...] += values
+        for name, values, weight in outputs:
+            total, _ = totals.setdefault(name, (np.zeros(len(values)), weight))
+            if len(total) == len(values):
+                total += values
+            else:
+                changing[name] = None
         after_pass(i, outputs)
+    for name in changing:
+        del totals[name]
+        logger.info("%s: its number of values changes with the data, so it has no average", name)
     return Scores(
         0,
-        tuple((name, tuple(map(float, total / passes)), weight) for name, total, weight in totals),
+        tuple(
+            (name, tuple(map(float, total / passes)), weight)
+            for name, (total, weight) in totals.items()
+        ),
         loss / passes,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.assemble import executor, load_graph
+from netc.assemble import executor, load_graph, load_net
 from netc.backends import find_backend
 from netc.data.blob import read_blob
 from netc.errors import NetcError
@@ -44,9 +44,9 @@ def test_the_infogain_matrix_from_a_file(tmp_path: Path, dim: tuple[int, ...]) -
     write_blob(tmp_path / "h.binaryproto", MATRIX, *dim)
     (tmp_path / "net.prototxt").write_text(TEXT)
     # The path starts from the folder of the text.
-    graph = load_graph(tmp_path / "net.prototxt", Phase.TRAIN)
-    graph.verify()
-    net = executor(graph, find_backend("reference"), train=False)
+    text = load_net(tmp_path / "net.prototxt", Phase.TRAIN)
+    text.graph.verify()
+    net = executor(text, find_backend("reference"), train=False)
     net.data("data")[...], net.data("label")[...] = SCORES, LABELS
     logs = SCORES - np.log(np.exp(SCORES).sum(axis=1, keepdims=True))
     want = -(MATRIX[LABELS.astype(int)] * logs).sum() / 2

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from netc.assemble import executor, load_graph, timed_executor
+from netc.assemble import executor, load_net, timed_executor
 from netc.backends import find_backend
 from netc.errors import NetcError
 from netc.layers.types import Phase
@@ -34,8 +34,8 @@ def write_net(folder: Path, file: Path | str) -> Path:
 def test_every_pass_adds_its_rows(tmp_path: Path, train: bool) -> None:
     file = tmp_path / "out.h5"
     file.write_bytes(b"something else")
-    graph = load_graph(write_net(tmp_path, file), Phase.TRAIN)
-    net = executor(graph, find_backend("reference"), train=train)
+    text = load_net(write_net(tmp_path, file), Phase.TRAIN)
+    net = executor(text, find_backend("reference"), train=train)
     assert file.read_bytes() == b"something else"
     for number in range(3):
         net.data("x")[...] = np.arange(6).reshape(2, 3) + 10 * number
@@ -56,7 +56,7 @@ def test_every_pass_adds_its_rows(tmp_path: Path, train: bool) -> None:
 def test_looking_for_infinities_writes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "out.h5"
     net = executor(
-        load_graph(write_net(tmp_path, file), Phase.TRAIN), find_backend("reference"), train=False
+        load_net(write_net(tmp_path, file), Phase.TRAIN), find_backend("reference"), train=False
     )
     assert net.first_nonfinite() is None
     assert not file.exists()
@@ -64,15 +64,15 @@ def test_looking_for_infinities_writes_nothing(tmp_path: Path) -> None:
 
 def test_timing_writes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "out.h5"
-    graph = load_graph(write_net(tmp_path, file), Phase.TRAIN)
-    net, _ = timed_executor(graph, find_backend("reference"), train=True)
+    text = load_net(write_net(tmp_path, file), Phase.TRAIN)
+    net, _ = timed_executor(text, find_backend("reference"), train=True)
     net.forward()
     assert not file.exists()
 
 
 def test_a_file_that_cannot_be_written_is_told_with_the_layer(tmp_path: Path) -> None:
     net = executor(
-        load_graph(write_net(tmp_path, tmp_path / "no folder" / "out.h5"), Phase.TRAIN),
+        load_net(write_net(tmp_path, tmp_path / "no folder" / "out.h5"), Phase.TRAIN),
         find_backend("reference"),
         train=False,
     )

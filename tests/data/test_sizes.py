@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from netc.assemble import executor, load_graph
+from netc.assemble import executor, load_graph, load_net
 from netc.backends import find_backend
 from netc.errors import NetcError
 from netc.layers.types import Phase
@@ -21,8 +21,8 @@ layer { name: "eval" type: "DetectionEvaluate" bottom: "found" bottom: "label" t
 def test_sizes_of_a_file_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(TEXT)
     (tmp_path / "sizes.txt").write_text("000001 10 10\n\n000002 10 1000\n")
-    graph = load_graph(tmp_path / "net.prototxt", Phase.TEST)
-    net = executor(graph, find_backend("reference"), train=False)
+    text = load_net(tmp_path / "net.prototxt", Phase.TEST)
+    net = executor(text, find_backend("reference"), train=False)
     # Columns 0..1 and 1..2 of 10 share one of three, of 1000 hardly any.
     net.data("found")[...] = [0, 1, 0.5, 0, 0, 0.1, 1]
     net.data("label")[...] = [0, 1, 0, 0.1, 0, 0.2, 1, 0]

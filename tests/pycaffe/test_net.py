@@ -469,7 +469,7 @@ def test_a_shape_that_comes_back_keeps_nothing_waiting(tmp_path: Path) -> None:
     for size in (9, 8, 10, 9):
         net.blobs["data"].reshape(2, 3, size, size)
         assert net.forward()["y"].shape == (2, 4, size - 2, size - 2)
-    assert len(net._runner._plans) == 3
+    assert len(net._runner.replan) == 3
 
 
 def test_blobs_of_layers_get_their_shape_from_their_layer(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from netc.assemble import Net, executor
 from netc.backends import cpu, find_backend
 from netc.graph.build import build, net_state
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.plan import Updates, plan
 from netc.runtime import Executor
+from netc.runtime.code import CodeHost
 from netc.schema import read_net
 
 
@@ -36,18 +38,26 @@ def graph_of(
     return graph
 
 
+def net_of(text: str, phase: Phase = Phase.TRAIN, host: CodeHost | None = None) -> Net:
+    """Return the net of a text, which can follow the shapes of its data."""
+    source = read_net("net.prototxt", text=text)
+    return Net(source, net_state(source.message, phase), host=host)
+
+
 def executor_of(
-    graph: Graph,
+    net: Graph | Net,
     *,
     train: bool = True,
-    keep: str = "",
+    keep: str | Sequence[str] = "",
     updates: Updates = Updates.NONE,
     seed: int = 1,
     backend_name: str = "reference",
 ) -> Executor:
-    """Plan a graph on a backend and give it memory."""
+    """Plan a graph, or a net that follows its data, on a backend and give it memory."""
     backend = find_backend(backend_name)
-    planned = plan(graph, backend, train=train, keep=keep, updates=updates)
+    if isinstance(net, Net):
+        return executor(net, backend, train=train, keep=keep, updates=updates, seed=seed)
+    planned = plan(net, backend, train=train, keep=keep, updates=updates)
     return Executor(planned, backend, seed=seed)
 
 

@@ -87,11 +87,13 @@ class _Rules:
             random=binding.random,
         )
         rule = binding.node.layer.forward
-        tops = binding.tops
+        tops, place = binding.tops, binding.place
 
         def run() -> None:
+            values = rule(call)
+            found = tops if place is None else place([value.shape for value in values])
             # A rule may return optional tops that the text does not name.
-            for top, value in zip(tops, rule(call), strict=False):
+            for top, value in zip(found, values, strict=False):
                 if value is not top:
                     np.copyto(top, value)
 
