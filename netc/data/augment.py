@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.data.images import opencv
-from netc.layers.annotated import (
-    BatchSampler,
+from netc.layers.annotated import BatchSampler, SampleConstraint
+from netc.layers.boxes import area, clipped, intersection, overlap
+from netc.layers.transform import (
     DistortionParam,
     EmitConstraint,
     EmitType,
@@ -24,9 +25,7 @@ from netc.layers.annotated import (
     PadMode,
     ResizeMode,
     ResizeParam,
-    SampleConstraint,
 )
-from netc.layers.boxes import area, clipped, intersection, overlap
 
 Pixels = NDArray[Any]
 Boxes = NDArray[np.float64]

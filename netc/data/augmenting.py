@@ -12,7 +12,8 @@ from netc.data import augment
 from netc.data.source import Opening
 from netc.data.transform import Transformer, Windows
 from netc.errors import fail
-from netc.layers.annotated import AnnotatedTransform, BatchSampler
+from netc.layers.annotated import BatchSampler
+from netc.layers.transform import ImageTransform
 from netc.layers.types import BlobType, Phase, Refusal
 
 # A number in 0..1 has as many steps as a float64 tells apart there.
@@ -30,7 +31,7 @@ class Augmenter:
 
     def __init__(
         self,
-        param: AnnotatedTransform,
+        param: ImageTransform,
         samplers: Sequence[BatchSampler],
         opening: Opening,
         transformer: Transformer,

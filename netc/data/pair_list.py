@@ -15,8 +15,8 @@ from netc.data.images import assume_image, opencv, planes, resize
 from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Transformer, Windows
 from netc.errors import Problems, Span, fail
-from netc.layers.data import TransformParam
 from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairReader
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 
 Pixels = NDArray[np.uint8]

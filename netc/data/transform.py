@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from netc.data.blob import read_blob
 from netc.data.source import Opening, locate_setting
 from netc.errors import Span, fail
-from netc.layers.data import TransformParam
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 
 Image = NDArray[np.uint8] | NDArray[np.float32]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.registry import layer
+from netc.layers.transform import TransformParam
 from netc.layers.types import (
     Arity,
     BlobType,
@@ -24,64 +25,6 @@ class Database(enum.Enum):
 
     LEVELDB = 0
     LMDB = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TransformParam:
-    """A `transform_param` message: y = (x - mean) * scale on a window of the image.
-
-    The window is a square of `crop_size`, at a random place in the TRAIN phase and in the centre in
-    the TEST phase; 0 takes the whole image. With `mirror` every other window, at random, is
-    mirrored. The mean is an image (`mean_file`), one value, or one value for each channel, in the
-    units of the stored pixels (0-255).
-    """
-
-    scale: float = 1.0
-    mirror: bool = False
-    crop_size: int = 0
-    mean_file: str = ""
-    mean_value: tuple[float, ...] = ()
-    force_color: bool = False
-    force_gray: bool = False
-
-    def check(self) -> None:
-        """Raise `Refusal` for settings that exclude each other."""
-        if self.mean_file and self.mean_value:
-            raise Refusal(
-                "mean_file and mean_value exclude each other",
-                expected="a mean image or mean values",
-                got=f"mean_file '{self.mean_file}' and {len(self.mean_value)} mean_value",
-                hint="remove one of them",
-                setting="mean_value",
-            )
-        if self.force_color and self.force_gray:
-            raise Refusal(
-                "force_color and force_gray exclude each other",
-                expected="one of them",
-                got="both",
-                setting="force_gray",
-            )
-
-    def infer(self, image: BlobType) -> BlobType:
-        """Return the shape of a transformed image (C, H, W); refuse one that does not suit."""
-        channels, height, width = image.shape
-        if len(self.mean_value) not in (0, 1, channels):
-            raise Refusal(
-                "the number of mean values does not match the images",
-                expected=f"1 mean_value, or {channels}: one for each channel",
-                got=f"{len(self.mean_value)} mean_value, images of shape {image}",
-                setting="mean_value",
-            )
-        if not self.crop_size:
-            return image
-        if self.crop_size > min(height, width):
-            raise Refusal(
-                "crop_size is larger than the images",
-                expected=f"crop_size <= {min(height, width)}",
-                got=f"crop_size {self.crop_size}, images of height {height} and width {width}",
-                setting="crop_size",
-            )
-        return BlobType((channels, self.crop_size, self.crop_size))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.data import TransformParam
 from netc.layers.registry import layer
+from netc.layers.transform import TransformParam
 from netc.layers.types import (
     Arity,
     Array,

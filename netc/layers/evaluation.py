@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from netc.layers.annotated import OBJECT, ResizeMode, ResizeParam
+from netc.layers.annotated import OBJECT
 from netc.layers.boxes import clipped, overlap
 from netc.layers.data import Reader
 from netc.layers.registry import layer
 from netc.layers.ssd import check_classes, with_content
 from netc.layers.suppression import DETECTION
+from netc.layers.transform import ResizeMode, ResizeParam
 from netc.layers.types import (
     Arity,
     Array,

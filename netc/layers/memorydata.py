@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.data import TransformParam
 from netc.layers.registry import layer
+from netc.layers.transform import TransformParam
 from netc.layers.types import Arity, BlobType, Layer, Refusal, Signature, between, exactly
 
 

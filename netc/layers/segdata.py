@@ -6,8 +6,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.data import ImageReader, TransformParam
+from netc.layers.data import ImageReader
 from netc.layers.registry import layer
+from netc.layers.transform import TransformParam
 from netc.layers.types import Arity, BlobType, Refusal, Signature, between
 
 

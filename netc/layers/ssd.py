@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.annotated import AnnotatedTransform, ResizeParam
 from netc.layers.boxes import (
     CodeType,
     decode,
@@ -25,6 +24,7 @@ from netc.layers.boxes import (
 )
 from netc.layers.registry import layer
 from netc.layers.suppression import DETECTION, FLT_MAX, NmsParam, Selection
+from netc.layers.transform import ImageTransform, ResizeParam
 from netc.layers.types import (
     Arity,
     Array,
@@ -377,7 +377,7 @@ class DetectionOutput(Layer):
     visualize: bool = False
     visualize_threshold: float | None = None
     save_file: str = ""
-    transform_param: AnnotatedTransform | None = None
+    transform_param: ImageTransform | None = None
 
     bottoms: ClassVar[Arity] = between(3, 4)
 

@@ -6,9 +6,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.annotated import AnnotatedTransform
 from netc.layers.data import ImageReader
 from netc.layers.registry import layer
+from netc.layers.transform import ImageTransform
 from netc.layers.types import BlobType, Refusal
 
 
@@ -38,7 +38,7 @@ class VideoData(ImageReader):
     device_id: int = 0
     video_file: str = ""
     skip_frames: int = 0
-    transform_param: AnnotatedTransform = field(default_factory=AnnotatedTransform)
+    transform_param: ImageTransform = field(default_factory=ImageTransform)
 
     message: ClassVar[str] = "data_param"
 

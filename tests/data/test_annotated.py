@@ -14,20 +14,22 @@ from netc.data.feed import Cursor
 from netc.errors import NetcError
 from netc.layers.annotated import (
     AnnotatedData,
-    AnnotatedTransform,
     AnnotationType,
     BatchSampler,
-    DistortionParam,
-    EmitConstraint,
-    ExpansionParam,
-    NoiseParam,
-    ResizeMode,
-    ResizeParam,
-    SaltPepperParam,
     SampleConstraint,
     Sampler,
 )
 from netc.layers.data import Database
+from netc.layers.transform import (
+    DistortionParam,
+    EmitConstraint,
+    ExpansionParam,
+    ImageTransform,
+    NoiseParam,
+    ResizeMode,
+    ResizeParam,
+    SaltPepperParam,
+)
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
 from tests.data.samples import MakeDatabase, OpenLayer, batches, encoded, pixels, raw
@@ -74,7 +76,7 @@ def layer_of(source: str, batch_size: int = 2, **settings: Any) -> AnnotatedData
         batch_size=batch_size,
         backend=Database.LMDB,
         top=("data", "label"),
-        transform_param=AnnotatedTransform(**settings),
+        transform_param=ImageTransform(**settings),
         batch_sampler=samplers,
     )
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netc.data import augment
-from netc.layers.annotated import (
-    BatchSampler,
+from netc.layers.annotated import BatchSampler, SampleConstraint, Sampler
+from netc.layers.transform import (
     DistortionParam,
     EmitConstraint,
     EmitType,
@@ -20,8 +20,6 @@ from netc.layers.annotated import (
     ResizeMode,
     ResizeParam,
     SaltPepperParam,
-    SampleConstraint,
-    Sampler,
 )
 from tests.data.samples import pixels
 

@@ -21,7 +21,8 @@ from netc.data import (
 )
 from netc.data.datums import Records
 from netc.errors import NetcError, Span, fail
-from netc.layers.data import Data, Database, TransformParam
+from netc.layers.data import Data, Database
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
 from tests.data.samples import FILES, MakeDatabase, OpenLayer, batches, encoded, pixels, raw

@@ -20,8 +20,9 @@ from netc.data.feed import Feed
 from netc.data.source import Batch, arrays_for
 from netc.errors import NetcError, Span, fail
 from netc.graph.build import build, net_state
-from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader, TransformParam
+from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader
 from netc.layers.input import Input
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import read_net
 from tests.data.samples import FILES, OpenLayer, batches, encoded, pixels, raw

@@ -12,7 +12,8 @@ import pytest
 from netc.data import DataAbsent, probe
 from netc.data.image_list import read_list
 from netc.errors import NetcError, Span
-from netc.layers.data import ImageData, TransformParam
+from netc.layers.data import ImageData
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase
 from tests.data.samples import OpenLayer, batches, pixels
 

@@ -12,8 +12,8 @@ import pytest
 from netc.data import DataAbsent, probe
 from netc.data.pair_list import read_pairs
 from netc.errors import NetcError
-from netc.layers.data import TransformParam
 from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairTransform
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase
 from tests.data.samples import OpenLayer, batches, pixels
 

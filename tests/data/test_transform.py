@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from netc.data.source import DataAbsent, Opening
 from netc.data.transform import Transformer, Windows, read_mean
 from netc.errors import NetcError, Span
-from netc.layers.data import TransformParam
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
 from tests.data.samples import FILES

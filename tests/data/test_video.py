@@ -11,7 +11,7 @@ import pytest
 from netc.data import DataAbsent, probe
 from netc.data.video import Frames
 from netc.errors import NetcError, Span
-from netc.layers.annotated import AnnotatedTransform, ResizeParam
+from netc.layers.transform import ImageTransform, ResizeParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.layers.video import VideoData, VideoType
 from tests.data.samples import OpenLayer, batches
@@ -89,7 +89,7 @@ def test_a_feed_goes_on_where_another_stood(
 def test_frames_are_changed_as_the_settings_say(
     video: Path, decoded: np.ndarray, open_layer: OpenLayer
 ) -> None:
-    transform = AnnotatedTransform(
+    transform = ImageTransform(
         resize_param=ResizeParam(height=12, width=20), crop_h=10, crop_w=8, mean_value=(3.0,),
         scale=0.5,
     )  # fmt: skip
@@ -97,7 +97,7 @@ def test_frames_are_changed_as_the_settings_say(
     ((images,),) = batches(feed, 1)
     resized = cv2.resize(decoded[1].transpose(1, 2, 0), (20, 12)).transpose(2, 0, 1)
     np.testing.assert_array_equal(images[1], (resized[:, 1:11, 6:14] - np.float32(3)) * 0.5)
-    mirrored = AnnotatedTransform(mirror=True)
+    mirrored = ImageTransform(mirror=True)
     feed = open_layer(of_file(video, transform_param=mirrored, batch_size=7), Phase.TRAIN)
     ((images,),) = batches(feed, 1)
     same = [bool((image == frame).all()) for image, frame in zip(images, decoded, strict=True)]
@@ -142,15 +142,15 @@ def test_a_video_that_ends_before_its_last_frame(
 
 # -- absent ----------------------------------------------------------------------------------------
 
-RESIZED = AnnotatedTransform(resize_param=ResizeParam(height=300, width=200))
+RESIZED = ImageTransform(resize_param=ResizeParam(height=300, width=200))
 
 
 @pytest.mark.parametrize(
     ("transform", "shape"),
-    [(RESIZED, (3, 300, 200)), (AnnotatedTransform(crop_size=64), (3, 64, 64))],
+    [(RESIZED, (3, 300, 200)), (ImageTransform(crop_size=64), (3, 64, 64))],
 )
 def test_the_transformation_says_what_size_frames_have(
-    transform: AnnotatedTransform, shape: tuple[int, ...]
+    transform: ImageTransform, shape: tuple[int, ...]
 ) -> None:
     video = layer(transform_param=transform)
     item = probe(video, assume=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from netc.data import DataAbsent, probe
 from netc.data.windows import place, read_windows
 from netc.errors import NetcError
-from netc.layers.data import TransformParam
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
 from netc.layers.windowdata import WindowData
 from netc.schema import netc_pb2

@@ -8,20 +8,22 @@ from netc.data.source import Item
 from netc.graph.build import build, net_state
 from netc.layers.annotated import (
     AnnotatedData,
-    AnnotatedTransform,
     AnnotationType,
     BatchSampler,
-    DistortionParam,
-    EmitConstraint,
-    ExpansionParam,
-    InterpMode,
-    NoiseParam,
-    ResizeMode,
-    ResizeParam,
     SampleConstraint,
     Sampler,
 )
 from netc.layers.data import Database
+from netc.layers.transform import (
+    DistortionParam,
+    EmitConstraint,
+    ExpansionParam,
+    ImageTransform,
+    InterpMode,
+    NoiseParam,
+    ResizeMode,
+    ResizeParam,
+)
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import read_net
 
@@ -49,7 +51,7 @@ layer {
 }
 """
 
-TRANSFORM = AnnotatedTransform(
+TRANSFORM = ImageTransform(
     mirror=True,
     mean_value=(104, 117, 123),
     resize_param=ResizeParam(
@@ -83,13 +85,13 @@ def test_what_a_published_net_says() -> None:
 
 
 @pytest.mark.parametrize(("param", "image", "want"), [
-    (AnnotatedTransform(), (3, 20, 30), (3, 20, 30)),
-    (AnnotatedTransform(crop_size=8), (3, 20, 30), (3, 8, 8)),
-    (AnnotatedTransform(crop_h=8, crop_w=9), (3, 20, 30), (3, 8, 9)),
-    (AnnotatedTransform(crop_h=8), (3, 20, 30), (3, 8, 30)),
-    (AnnotatedTransform(resize_param=ResizeParam(height=7, width=5)), (1, 20, 30), (1, 7, 5)),
+    (ImageTransform(), (3, 20, 30), (3, 20, 30)),
+    (ImageTransform(crop_size=8), (3, 20, 30), (3, 8, 8)),
+    (ImageTransform(crop_h=8, crop_w=9), (3, 20, 30), (3, 8, 9)),
+    (ImageTransform(crop_h=8), (3, 20, 30), (3, 8, 30)),
+    (ImageTransform(resize_param=ResizeParam(height=7, width=5)), (1, 20, 30), (1, 7, 5)),
 ])  # fmt: skip
-def test_shapes(param: AnnotatedTransform, image: tuple[int, ...], want: tuple[int, ...]) -> None:
+def test_shapes(param: ImageTransform, image: tuple[int, ...], want: tuple[int, ...]) -> None:
     assert param.infer(BlobType(image)).shape == want
 
 
@@ -106,7 +108,7 @@ def test_a_size_that_covers(image: tuple[int, int], want: tuple[int, int]) -> No
 
 
 def test_labels_of_images_where_there_are_no_boxes() -> None:
-    layer = replace(LAYER, top=("data", "label"), transform_param=AnnotatedTransform())
+    layer = replace(LAYER, top=("data", "label"), transform_param=ImageTransform())
     assert layer.infer(BlobType((3, 5, 6))).tops == (BlobType((32, 3, 5, 6)), BlobType((32,)))
     assert replace(layer, top=("data",)).infer(BlobType((3, 5, 6))).tops == (
         BlobType((32, 3, 5, 6)),
@@ -137,7 +139,7 @@ def refusal(layer: AnnotatedData, image: tuple[int, ...] = (3, 20, 30)) -> Refus
     ({"mean_value": (1,), "mean_file": "mean"}, "mean_value"),
 ])  # fmt: skip
 def test_transformations_refused(settings: dict[str, object], setting: str) -> None:
-    param = AnnotatedTransform(**settings)  # type: ignore[arg-type]
+    param = ImageTransform(**settings)  # type: ignore[arg-type]
     layer = AnnotatedData("lmdb", 2, ("data",), transform_param=param)
     assert refusal(layer).setting == setting
 
@@ -148,7 +150,7 @@ def test_transformations_refused(settings: dict[str, object], setting: str) -> N
     ({"distort_param": DistortionParam(hue_prob=1, hue_delta=1)}, "distort_param"),
 ])  # fmt: skip
 def test_colours_of_grey_images(settings: dict[str, object], setting: str) -> None:
-    param = AnnotatedTransform(**settings)  # type: ignore[arg-type]
+    param = ImageTransform(**settings)  # type: ignore[arg-type]
     layer = AnnotatedData("lmdb", 2, ("data",), transform_param=param)
     assert refusal(layer, (1, 20, 30)).setting == setting
     layer.infer(BlobType((3, 20, 30)))
@@ -168,7 +170,7 @@ def test_samplers_refused(sampler: Sampler) -> None:
 
 def test_images_of_several_sizes_make_no_batch() -> None:
     resize = ResizeParam(resize_mode=ResizeMode.FIT_SMALL_SIZE, height=5, width=5)
-    layer = AnnotatedData("lmdb", 2, ("data",), AnnotatedTransform(resize_param=resize))
-    layer = replace(layer, transform_param=AnnotatedTransform(resize_param=resize), rand_skip=0)
+    layer = AnnotatedData("lmdb", 2, ("data",), ImageTransform(resize_param=resize))
+    layer = replace(layer, transform_param=ImageTransform(resize_param=resize), rand_skip=0)
     assert refusal(layer).setting == "batch_size"
     assert replace(layer, batch_size=1).infer(BlobType((3, 20, 30))).tops[0].shape == (1, 3, 5, 7)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netc.layers import registry
-from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader, TransformParam
+from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
 
 BOTH = ("data", "label")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netc.errors import NetcError
-from netc.layers.annotated import ResizeMode, ResizeParam
 from netc.layers.evaluation import DetectionEvaluate, SizeFile, in_pixels
+from netc.layers.transform import ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Refusal
 from tests.support.detection import objects, random_objects
 from tests.support.layer_harness import assert_close, check_layer, forward

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netc.layers.data import TransformParam
 from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairTransform
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
 
 

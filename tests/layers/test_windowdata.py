@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netc.layers.data import TransformParam
+from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
 from netc.layers.windowdata import WindowData
 

@@ -1,0 +1,340 @@
+"""What is done to images before a net sees them: the settings `transform_param` of their readers.
+
+The reading, and the changes themselves, are in `netc.data`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from netc.layers.types import BlobType, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class TransformParam:
+    """A `transform_param` message: y = (x - mean) * scale on a window of the image.
+
+    The window is a square of `crop_size`, at a random place in the TRAIN phase and in the centre in
+    the TEST phase; 0 takes the whole image. With `mirror` every other window, at random, is
+    mirrored. The mean is an image (`mean_file`), one value, or one value for each channel, in the
+    units of the stored pixels (0-255).
+    """
+
+    scale: float = 1.0
+    mirror: bool = False
+    crop_size: int = 0
+    mean_file: str = ""
+    mean_value: tuple[float, ...] = ()
+    force_color: bool = False
+    force_gray: bool = False
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that exclude each other."""
+        if self.mean_file and self.mean_value:
+            raise Refusal(
+                "mean_file and mean_value exclude each other",
+                expected="a mean image or mean values",
+                got=f"mean_file '{self.mean_file}' and {len(self.mean_value)} mean_value",
+                hint="remove one of them",
+                setting="mean_value",
+            )
+        if self.force_color and self.force_gray:
+            raise Refusal(
+                "force_color and force_gray exclude each other",
+                expected="one of them",
+                got="both",
+                setting="force_gray",
+            )
+
+    def infer(self, image: BlobType) -> BlobType:
+        """Return the shape of a transformed image (C, H, W); refuse one that does not suit."""
+        channels, height, width = image.shape
+        if len(self.mean_value) not in (0, 1, channels):
+            raise Refusal(
+                "the number of mean values does not match the images",
+                expected=f"1 mean_value, or {channels}: one for each channel",
+                got=f"{len(self.mean_value)} mean_value, images of shape {image}",
+                setting="mean_value",
+            )
+        if not self.crop_size:
+            return image
+        if self.crop_size > min(height, width):
+            raise Refusal(
+                "crop_size is larger than the images",
+                expected=f"crop_size <= {min(height, width)}",
+                got=f"crop_size {self.crop_size}, images of height {height} and width {width}",
+                setting="crop_size",
+            )
+        return BlobType((channels, self.crop_size, self.crop_size))
+
+
+class ResizeMode(enum.Enum):
+    """How an image gets the size that is wanted.
+
+    WARP: stretched. FIT_SMALL_SIZE: in its proportions, large enough to cover that size.
+    FIT_LARGE_SIZE_AND_PAD: in its proportions, small enough to lie within, with a border around.
+    """
+
+    WARP = 1
+    FIT_SMALL_SIZE = 2
+    FIT_LARGE_SIZE_AND_PAD = 3
+
+
+class PadMode(enum.Enum):
+    """What a border shows: one value, the image mirrored, or its last pixels repeated."""
+
+    CONSTANT = 1
+    MIRRORED = 2
+    REPEAT_NEAREST = 3
+
+
+class InterpMode(enum.Enum):
+    """How pixels of a resized image are computed, by OpenCV's names."""
+
+    LINEAR = 1
+    AREA = 2
+    NEAREST = 3
+    CUBIC = 4
+    LANCZOS4 = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeParam:
+    """A `resize_param` message of SSD. One of the `interp_mode` is drawn; LINEAR without any.
+
+    `prob` is read, but the fork resizes every image all the same, and so does netc.
+    `height_scale` and `width_scale` are the size that boxes are told for, if it is another.
+    """
+
+    prob: float = 1.0
+    resize_mode: ResizeMode = ResizeMode.WARP
+    height: int = 0
+    width: int = 0
+    height_scale: int = 0
+    width_scale: int = 0
+    pad_mode: PadMode = PadMode.CONSTANT
+    pad_value: tuple[float, ...] = ()
+    interp_mode: tuple[InterpMode, ...] = ()
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width that an image of some size gets."""
+        if self.resize_mode is not ResizeMode.FIT_SMALL_SIZE:
+            return self.height, self.width
+        if (height == self.height and width >= self.width) or (
+            width == self.width and height >= self.height
+        ):
+            return height, width  # which rounding might make a pixel smaller
+        aspect = width / height
+        if aspect < self.width / self.height:
+            return int(self.width / aspect), self.width
+        return self.height, int(self.height * aspect)
+
+
+class EmitType(enum.Enum):
+    """When an object still belongs to a part of the image: by its centre, or by its overlap."""
+
+    CENTER = 0
+    MIN_OVERLAP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EmitConstraint:
+    """An `emit_constraint` message: an object belongs to a part of the image that has its centre.
+
+    Or, MIN_OVERLAP, more than the fraction `emit_overlap` of its area.
+    """
+
+    emit_type: EmitType = EmitType.CENTER
+    emit_overlap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpansionParam:
+    """An `expand_param` message: with probability `prob` the image is put on a larger canvas.
+
+    The canvas shows the mean values; its sides are up to `max_expand_ratio` times as long.
+    """
+
+    prob: float = 1.0
+    max_expand_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DistortionParam:
+    """A `distort_param` message: changes of colour, each with a probability.
+
+    A brightness within +-delta is added, the contrast is a factor, and so is the saturation, of
+    HSV; a hue within +-delta is added, in OpenCV's units of two degrees; channels are shuffled.
+    """
+
+    brightness_prob: float = 0.0
+    brightness_delta: float = 0.0
+    contrast_prob: float = 0.0
+    contrast_lower: float = 0.0
+    contrast_upper: float = 0.0
+    hue_prob: float = 0.0
+    hue_delta: float = 0.0
+    saturation_prob: float = 0.0
+    saturation_lower: float = 0.0
+    saturation_upper: float = 0.0
+    random_order_prob: float = 0.0
+
+    @property
+    def needs_color(self) -> bool:
+        """Whether some change is one that only images of three channels can undergo."""
+        return max(self.hue_prob, self.saturation_prob, self.random_order_prob) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaltPepperParam:
+    """A `saltpepper_param` message: which fraction of the pixels gets the value."""
+
+    fraction: float = 0.0
+    value: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseParam:
+    """A `noise_param` message: what is done to every image, in the order of the fork.
+
+    `prob` is read, but the fork does it to all images, and so does netc. `convert_to_lab` makes
+    pixels that are no bytes, at which the fork stops: it is refused.
+    """
+
+    prob: float = 0.0
+    hist_eq: bool = False
+    inverse: bool = False
+    decolorize: bool = False
+    gauss_blur: bool = False
+    jpeg: float = -1.0
+    posterize: bool = False
+    erode: bool = False
+    saltpepper: bool = False
+    saltpepper_param: SaltPepperParam = field(default_factory=SaltPepperParam)
+    clahe: bool = False
+    convert_to_hsv: bool = False
+    convert_to_lab: bool = False
+
+    @property
+    def needs_color(self) -> bool:
+        """Whether something is done that only images of three channels can undergo."""
+        return self.decolorize or self.convert_to_hsv
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform(TransformParam):
+    """A `transform_param` message with the fields of SSD.
+
+    In this order: `distort_param`, `expand_param`, the patch of a batch sampler, `resize_param`,
+    `noise_param`, a window of `crop_size` (or `crop_h` by `crop_w`), `mirror`, mean and scale.
+    """
+
+    resize_param: ResizeParam | None = None
+    noise_param: NoiseParam | None = None
+    distort_param: DistortionParam | None = None
+    expand_param: ExpansionParam | None = None
+    emit_constraint: EmitConstraint | None = None
+    crop_h: int = 0
+    crop_w: int = 0
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that exclude each other or mean nothing."""
+        TransformParam.check(self)
+        resize, expand, noise = self.resize_param, self.expand_param, self.noise_param
+        if resize and not (resize.height and resize.width):
+            raise Refusal(
+                "resize_param names no size",
+                expected="height > 0 and width > 0",
+                got=f"height {resize.height}, width {resize.width}",
+                setting="resize_param",
+            )
+        if expand and expand.max_expand_ratio <= 1:
+            raise Refusal(
+                "max_expand_ratio does not expand",
+                expected="max_expand_ratio > 1",
+                got=f"max_expand_ratio {expand.max_expand_ratio:g}",
+                hint="remove expand_param for images as they are",
+                setting="expand_param",
+            )
+        if expand and self.mean_file:
+            raise Refusal(
+                "a mean file cannot fill the canvas that expand_param puts images on",
+                expected="mean_value",
+                got=f"mean_file '{self.mean_file}'",
+                setting="mean_file",
+            )
+        if noise and noise.convert_to_lab:
+            raise Refusal(
+                "convert_to_lab makes pixels that are no bytes",
+                expected="a noise_param without convert_to_lab",
+                got="convert_to_lab: true",
+                setting="noise_param",
+            )
+        if self.distort_param:
+            self._check_distortion(self.distort_param)
+
+    @staticmethod
+    def _check_distortion(param: DistortionParam) -> None:
+        for low, high, name in (
+            (0.0, param.brightness_delta, "brightness_delta"),
+            (param.contrast_lower, param.contrast_upper, "contrast_lower, contrast_upper"),
+            (0.0, param.hue_delta, "hue_delta"),
+            (param.saturation_lower, param.saturation_upper, "saturation_lower, saturation_upper"),
+        ):
+            if not 0 <= low <= high:
+                shown = f"{high:g}" if name.endswith("delta") else f"{low:g}, {high:g}"
+                raise Refusal(
+                    f"{name} of distort_param is no range",
+                    expected="values that are not negative, the lower one first",
+                    got=f"{name} {shown}",
+                    setting="distort_param",
+                )
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window that is cut out; 0 for all of it."""
+        return (self.crop_size, self.crop_size) if self.crop_size else (self.crop_h, self.crop_w)
+
+    def resized(self, image: BlobType) -> BlobType:
+        """Return the shape of an image (C, H, W) after the resizing."""
+        channels, height, width = image.shape
+        if not self.resize_param:
+            return image
+        return BlobType((channels, *self.resize_param.size(height, width)))
+
+    def infer(self, image: BlobType) -> BlobType:
+        """Return the shape of a transformed image (C, H, W); refuse one that does not suit."""
+        resized = self.resized(image)
+        channels, height, width = resized.shape
+        for setting in ("distort_param", "noise_param"):
+            changes = getattr(self, setting)
+            if changes and changes.needs_color and channels != 3:
+                raise Refusal(
+                    f"{setting} changes what only colour images have",
+                    expected="images of 3 channels",
+                    got=f"images of shape {image}",
+                    hint="force_color: true makes 3 channels of encoded images",
+                    setting=setting,
+                )
+        values = self.resize_param.pad_value if self.resize_param else ()
+        if len(values) not in (0, 1, channels):
+            raise Refusal(
+                "the number of pad values does not match the images",
+                expected=f"1 pad_value, or {channels}: one for each channel",
+                got=f"{len(values)} pad_value, images of shape {image}",
+                setting="resize_param",
+            )
+        # Its own crop is a square: the check of the means is what is wanted here.
+        TransformParam.infer(
+            TransformParam(mean_value=self.mean_value, crop_size=self.crop_size), resized
+        )
+        window = self.window
+        if window[0] > height or window[1] > width:
+            raise Refusal(
+                "the window is larger than the images",
+                expected=f"crop_h <= {height} and crop_w <= {width}",
+                got=f"crop_h {window[0]}, crop_w {window[1]}",
+                setting="crop_h" if window[0] > height else "crop_w",
+            )
+        return BlobType((channels, window[0] or height, window[1] or width))
