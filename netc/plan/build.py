@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 from netc.backends.base import Backend, Layout
 from netc.graph.types import Graph
-from netc.plan.chains import units_of
 from netc.plan.choose import choose
 from netc.plan.memory import assign, visible_blobs
 from netc.plan.need import find_need, no_need
@@ -42,7 +41,8 @@ def plan(
         graph,
         backend,
         need,
-        units_of(graph, need, chains, visible),
+        chains,
+        visible,
         plain=frozenset(graph.blobs) if keep_all else visible,
         plain_params=keep_all,
         params=param_layouts or {},

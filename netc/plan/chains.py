@@ -6,7 +6,7 @@ between them, so that these have no memory. It runs where its last layer stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from netc.graph.types import Graph, ParamUse
@@ -17,7 +17,8 @@ from netc.plan.types import Need
 class Unit:
     """One layer or a chain, with what comes from outside and what leaves it.
 
-    `bottoms` are those of the first layer, then what later ones read besides the chain.
+    `bottoms` are those of the first layer, then what later ones read besides the chain. Units that
+    were one chain before that found no kernel are of one `family`.
     """
 
     nodes: tuple[int, ...]
@@ -27,6 +28,7 @@ class Unit:
     runs: bool
     wants_bottoms: tuple[bool, ...]
     wants_params: tuple[bool, ...]
+    family: int
 
     @property
     def at(self) -> int:
@@ -42,25 +44,51 @@ def units_of(
     `chains` are the layer types that may run as one, the longest first; `visible` the blobs that
     must be there after the pass.
     """
-    taken: set[int] = set()
+    return _cut(graph, need, chains, visible, range(len(graph.nodes)), {}, None)
+
+
+def cut_again(
+    graph: Graph,
+    need: Need,
+    chains: Sequence[tuple[str, ...]],
+    visible: frozenset[str],
+    units: Sequence[Unit],
+    longest: Mapping[int, int],
+) -> list[Unit]:
+    """Return other units of the same nodes, after a chain among them found no kernel.
+
+    `longest` says how many nodes a unit may have at most that starts at some node.
+    """
+    nodes = sorted(node for unit in units for node in unit.nodes)
+    return _cut(graph, need, chains, visible, nodes, longest, units[0].family)
+
+
+def _cut(
+    graph: Graph,
+    need: Need,
+    chains: Sequence[tuple[str, ...]],
+    visible: frozenset[str],
+    nodes: Sequence[int],
+    longest: Mapping[int, int],
+    family: int | None,
+) -> list[Unit]:
+    """Return units that consist of these nodes."""
+    free = set(nodes)
     found = []
-    for index in range(len(graph.nodes)):
-        if index in taken:
+    for index in nodes:
+        if index not in free:
             continue
-        nodes: tuple[int, ...] = (index,)
+        members: tuple[int, ...] = (index,)
         for chain in chains:
+            if len(chain) > longest.get(index, len(chain)):
+                continue
             longer = _follow(graph, need, index, chain, visible)
-            if longer and not taken.intersection(longer):
-                nodes = longer
+            if longer and free.issuperset(longer):
+                members = longer
                 break
-        taken.update(nodes)
-        found.append(_unit(graph, need, nodes))
+        free.difference_update(members)
+        found.append(_unit(graph, need, members, index if family is None else family))
     return sorted(found, key=lambda unit: unit.at)
-
-
-def alone(graph: Graph, need: Need, unit: Unit) -> list[Unit]:
-    """Return the layers of a chain as units of their own."""
-    return [_unit(graph, need, (node,)) for node in unit.nodes]
 
 
 def _follow(
@@ -83,7 +111,7 @@ def _follow(
     return tuple(nodes)
 
 
-def _unit(graph: Graph, need: Need, nodes: tuple[int, ...]) -> Unit:
+def _unit(graph: Graph, need: Need, nodes: tuple[int, ...], family: int) -> Unit:
     inside = {key for index in nodes[:-1] for key in graph.nodes[index].tops}
     outside = [
         (key, want)
@@ -99,4 +127,5 @@ def _unit(graph: Graph, need: Need, nodes: tuple[int, ...]) -> Unit:
         runs=need.runs[nodes[-1]],
         wants_bottoms=tuple(want for _, want in outside),
         wants_params=tuple(want for index in nodes for want in need.params[index]),
+        family=family,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from netc.backends.base import Backend, Declined, Job, Kernel, Layout, Terms
 from netc.graph.types import Graph
-from netc.plan.chains import Unit, alone
+from netc.plan.chains import Unit, cut_again, units_of
 from netc.plan.empty import empty
 from netc.plan.types import Need
 
@@ -45,33 +45,40 @@ def choose(
     graph: Graph,
     backend: Backend,
     need: Need,
-    units: Sequence[Unit],
+    chains: Sequence[tuple[str, ...]],
+    visible: frozenset[str],
     *,
     plain: frozenset[str],
     plain_params: bool,
     params: Mapping[int, Layout | None],
     in_pieces: bool,
 ) -> Choices:
-    """Choose kernels and layouts.
+    """Choose kernels and layouts, and with them which layers run as one.
 
-    `plain` blobs lie in C order whatever the kernels want, and so do all params with
-    `plain_params`; `params` gives the layouts of params that are there already. `in_pieces` allows
-    kernels to hand over the gradient of a param that is theirs alone in pieces.
+    `chains` may, unless somebody looks at a blob within: at a `visible` one. `plain` blobs lie in C
+    order whatever the kernels want, and so do all params with `plain_params`; `params` gives the
+    layouts of params that are there already. `in_pieces` allows kernels to hand over the gradient
+    of a param that is theirs alone in pieces.
     """
-    users = Counter(use.param for unit in units for use in unit.params)
+    users = Counter(use.param for node in graph.nodes for use in node.params)
     pieces = frozenset(param for param, n in users.items() if in_pieces and n == 1)
     blobs: dict[str, Layout | None] = {}
     stored: dict[int, Layout | None] = dict(params)
     if plain_params:
         stored = dict.fromkeys(range(len(graph.params)), None)
     choices: list[Choice] = []
-    waiting = list(units)
+    waiting = units_of(graph, need, chains, visible)
+    longest: dict[int, int] = {}
     while waiting:
         unit = waiting.pop(0)
         choice = _choose_one(graph, backend, unit, blobs, stored, pieces)
         if choice is None:
-            # Nobody runs this chain as one. Its layers stand before whatever follows the last.
-            waiting = sorted([*alone(graph, need, unit), *waiting], key=lambda u: u.at)
+            # Nobody runs this chain as one.
+            longest[unit.nodes[0]] = len(unit.nodes) - 1
+            family = [unit, *(other for other in waiting if other.family == unit.family)]
+            rest = [other for other in waiting if other.family != unit.family]
+            parts = cut_again(graph, need, chains, visible, family, longest)
+            waiting = sorted([*parts, *rest], key=lambda u: u.at)
             continue
         choices.append(choice)
         for key, layout in zip(unit.tops, choice.terms.tops, strict=True):

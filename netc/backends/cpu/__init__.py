@@ -24,6 +24,7 @@ from netc.backends.cpu.softmax import SoftmaxKernel, SoftmaxLossKernel
 from netc.backends.reference import ReferenceBackend
 from netc.layers.activation import BNLL, ELU, AbsVal, Dropout, ReLU, Sigmoid, Swish, TanH
 from netc.layers.convolution import Convolution, Deconvolution
+from netc.layers.depthwise import ConvolutionDepthwise
 from netc.layers.eltwise import Eltwise
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.losses import SoftmaxWithLoss
@@ -36,6 +37,7 @@ from netc.layers.types import Array, ArrayNamespace, Layer
 
 FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Convolution: ConvolutionKernel,
+    ConvolutionDepthwise: ConvolutionKernel,
     Deconvolution: ConvolutionKernel,
     InnerProduct: InnerProductKernel,
     Pooling: PoolingKernel,
@@ -51,15 +53,32 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     **dict.fromkeys((ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish), ActivationKernel),
 }
 
-#: What runs as one, by layer types: the kernel of the first takes the others in.
-CHAINS: tuple[tuple[str, ...], ...] = (
-    ("BatchNorm", "Scale", "ReLU"),
-    ("BatchNorm", "Scale"),
-    ("BatchNorm", "ReLU"),
-    ("Scale", "ReLU"),
-    ("Convolution", "ReLU"),
-    ("InnerProduct", "ReLU"),
-    ("Eltwise", "ReLU"),
+#: Layers that multiply and shift channels behind a convolution or an inner product.
+_AFFINE = ((), ("BatchNorm",), ("BatchNorm", "Scale"), ("Scale",), ("BN",))
+_ACTIVATIONS = ("ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "Swish")
+_PRODUCTS = ("Convolution", "ConvolutionDepthwise", "InnerProduct")
+
+#: What may run as one, by layer types, the longest first: the kernel of the first takes in the
+#: others, or declines.
+CHAINS: tuple[tuple[str, ...], ...] = tuple(
+    sorted(
+        [
+            ("BatchNorm", "Scale", "ReLU"),
+            ("BatchNorm", "Scale"),
+            ("BatchNorm", "ReLU"),
+            ("Scale", "ReLU"),
+            *(("Eltwise", activation) for activation in _ACTIVATIONS if activation != "PReLU"),
+            *(
+                (product, *affine, *summed, *activation)
+                for product in _PRODUCTS
+                for affine in _AFFINE
+                for summed in ((), ("Eltwise",))
+                for activation in ((), *((name,) for name in _ACTIVATIONS))
+                if affine or summed or activation
+            ),
+        ],
+        key=lambda chain: -len(chain),
+    )
 )
 
 

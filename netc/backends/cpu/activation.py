@@ -24,6 +24,30 @@ class Formula:
     alpha: float = 0.0
     beta: float = 0.0
 
+    def after(self, post: PostOps) -> PostOps:
+        """Let a primitive apply this to its results."""
+        return post.eltwise(self.algorithm, self.alpha, self.beta)
+
+    def gradient(self, desc: Desc) -> Primitive:
+        """Return the primitive of the backward pass."""
+        algorithm = self.algorithm if self.by_top is None else self.by_top
+        settings = self.alpha, self.beta
+        forward = primitive(
+            "eltwise_forward", onednn.FORWARD_TRAINING, algorithm, desc, desc, *settings
+        )
+        hint = required(forward, "activation")
+        return required(
+            primitive("eltwise_backward", algorithm, desc, desc, desc, *settings, hint),
+            "gradient of the activation",
+        )
+
+    def backward(self, desc: Desc, top: Array, dy: Array, dx: Array) -> Prepared:
+        """Return the call of the backward pass that looks at the top; dx may be dy."""
+        assert self.by_top is not None, "this backward pass has to see the bottom"
+        return self.gradient(desc).bind(
+            {onednn.DST: (desc, top), onednn.DIFF_DST: (desc, dy), onednn.DIFF_SRC: (desc, dx)}
+        )
+
 
 def formula_of(layer: Layer) -> Formula:
     """Return the library's formula for a layer."""
@@ -67,7 +91,7 @@ class ActivationKernel(Kernel):
             "activation",
         )
         if job.train:
-            self._backward = _backward(formula, desc)
+            self._backward = formula.gradient(desc)
         self.terms = Terms(
             bottoms=(layout,),
             tops=(layout,),
@@ -95,44 +119,3 @@ class ActivationKernel(Kernel):
                 onednn.DIFF_SRC: (self._desc, binding.bottom_diffs[0]),
             }
         )
-
-
-def _backward(formula: Formula, desc: Desc) -> Primitive:
-    algorithm = formula.algorithm if formula.by_top is None else formula.by_top
-    hint = required(
-        primitive(
-            "eltwise_forward",
-            onednn.FORWARD_TRAINING,
-            algorithm,
-            desc,
-            desc,
-            formula.alpha,
-            formula.beta,
-        ),
-        "activation",
-    )
-    return required(
-        primitive(
-            "eltwise_backward",
-            algorithm,
-            desc,
-            desc,
-            desc,
-            formula.alpha,
-            formula.beta,
-            hint,
-        ),
-        "gradient of the activation",
-    )
-
-
-def relu_post_op(relu: ReLU) -> PostOps:
-    """Return what makes a primitive apply a ReLU to its results."""
-    return PostOps().eltwise(onednn.RELU, relu.negative_slope)
-
-
-def relu_backward(relu: ReLU, desc: Desc, top: Array, dy: Array, dx: Array) -> Prepared:
-    """Return the call of a ReLU's backward pass; dx may be dy."""
-    return _backward(formula_of(relu), desc).bind(
-        {onednn.DST: (desc, top), onednn.DIFF_DST: (desc, dy), onednn.DIFF_SRC: (desc, dx)}
-    )

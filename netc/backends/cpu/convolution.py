@@ -1,4 +1,4 @@
-"""Convolution and Deconvolution, with a ReLU behind it where there is one.
+"""Convolution, with what follows it, and Deconvolution.
 
 Both are made of three products between an image, its windows ("small": one value per window and
 output) and the weights: gather (image to windows), scatter (windows to image) and the gradient of
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 from netc.backends.base import Binding, Job, Layout, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.activation import relu_backward, relu_post_op
+from netc.backends.cpu.epilogue import Epilogue
 from netc.backends.cpu.kernel import (
     Impossible,
     Kernel,
     Mover,
     Scratch,
     in_a_row,
+    move,
     padding_behind,
     positive,
     required,
 )
 from netc.backends.cpu.onednn import Desc, Primitive, any_layout, dims_of, primitive
-from netc.layers.activation import ReLU
 from netc.layers.convolution import Filtering
 from netc.layers.types import BlobType, Reads
 from netc.layers.window import Slide
@@ -93,16 +93,12 @@ class ConvolutionKernel(Kernel):
     def __init__(self, job: Job) -> None:
         layer = job.node.layer
         assert isinstance(layer, Filtering)
-        if len(job.bottoms) > 1:
+        if len(job.node.bottoms) > 1:
             raise Impossible("several bottoms share the weights")
         self._layer, self._job = layer, job
         self._shape = Geometry.of(job)
-        self._relu: ReLU | None = None
-        for node in job.nodes[1:]:
-            assert isinstance(node.layer, ReLU)
-            self._relu = node.layer
-        if self._relu is not None and (layer.transposed or self._relu.negative_slope < 0):
-            raise Impossible("this ReLU does not run with the layer before it")
+        self._scratch_forward, self._scratch_backward = Scratch(), Scratch()
+        self._epilogue = Epilogue(job, self._shape.small, self._scratch_forward)
         self._bias = Desc.plain((layer.num_output,)) if layer.bias_term else None
         self._any = {
             "image": any_layout(self._shape.image),
@@ -110,7 +106,6 @@ class ConvolutionKernel(Kernel):
             "weight": any_layout(self._shape.weight),
         }
         self._choose_forward(job)
-        self._scratch_forward, self._scratch_backward = Scratch(), Scratch()
         self._prepare_forward()
         self._want_data = job.train and job.wants_bottoms[0]
         self._want_weights = job.train and any(job.wants_params)
@@ -126,11 +121,11 @@ class ConvolutionKernel(Kernel):
         reads = Reads.NOTHING
         if job.train:
             reads = Reads.BOTTOM if self._want_weights else reads
-            reads |= Reads.TOP if self._relu is not None else reads
+            reads |= Reads.TOP if self._epilogue.formula is not None else reads
         self.terms = Terms(
-            bottoms=(bottom,),
+            bottoms=(bottom, *[top] * self._epilogue.n_bottoms),
             tops=(top,),
-            params=(self.weight.layout, None)[: len(job.params)],
+            params=(self.weight.layout, *[None] * (len(job.params) - 1)),
             reads=reads,
             forward_scratch=self._scratch_forward.nbytes,
             backward_scratch=self._scratch_backward.nbytes,
@@ -151,10 +146,10 @@ class ConvolutionKernel(Kernel):
                 algorithm,
                 image,
                 weight,
-                None if self._layer.transposed else self._bias,
+                None if self._layer.transposed or self._epilogue.takes_bias else self._bias,
                 small,
                 *window,
-                post=relu_post_op(self._relu) if self._relu is not None else None,
+                post=self._epilogue.post,
             )
         if name == "scatter":
             return primitive(
@@ -180,7 +175,7 @@ class ConvolutionKernel(Kernel):
 
     @property
     def _wants_bias(self) -> bool:
-        return len(self._job.wants_params) > 1 and self._job.wants_params[1]
+        return self._layer.bias_term and self._job.wants_params[1]
 
     def _hint(self) -> Primitive:
         if not hasattr(self, "_gather_hint"):
@@ -328,20 +323,24 @@ class ConvolutionKernel(Kernel):
             onednn.SRC: (self.image, x),
             onednn.WEIGHTS: (self.weight, weight),
             onednn.DST: (self.small, y),
+            **self._epilogue.arguments(binding, self.small),
         }
+        bias = None
         if self._bias is not None:
-            arrays[onednn.BIAS] = (self._bias, binding.params[1])
-        return self._forward.bind(arrays)
+            bias = binding.params[1]
+            if not self._epilogue.takes_bias:
+                arrays[onednn.BIAS] = (self._bias, bias)
+        return in_a_row([*self._epilogue.before(binding, bias), self._forward.bind(arrays)])
 
     def backward(self, binding: Binding) -> Prepared:
-        calls: list[Prepared] = []
-        dy = binding.top_diffs[0]
-        if self._relu is not None:
-            calls.append(relu_backward(self._relu, self.small, binding.tops[0], dy, dy))
+        calls = self._epilogue.gradient(binding, self.small)
         if self._want_weights:
             calls += self._weight_calls(binding)
         if self._want_data:
             calls += self._data_calls(binding)
+        shortcut = binding.bottom_diffs[1:]
+        if shortcut and shortcut[0] is not None:
+            calls.append(move(self.small, binding.top_diffs[0], self.small, shortcut[0]))
         return in_a_row(calls)
 
     def _data_calls(self, binding: Binding) -> list[Prepared]:

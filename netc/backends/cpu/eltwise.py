@@ -1,4 +1,4 @@
-"""Eltwise SUM, with a ReLU behind it where there is one."""
+"""Eltwise SUM, with an activation behind it where there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ctypes import POINTER, c_float, c_int, c_void_p, cast
 
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.activation import relu_backward, relu_post_op
+from netc.backends.cpu.activation import Formula, formula_of
 from netc.backends.cpu.kernel import (
     Impossible,
     Kernel,
@@ -15,8 +15,7 @@ from netc.backends.cpu.kernel import (
     move,
     required,
 )
-from netc.backends.cpu.onednn import Desc, Primitive, primitive
-from netc.layers.activation import ReLU
+from netc.backends.cpu.onednn import Desc, PostOps, Primitive, primitive
 from netc.layers.eltwise import Eltwise, EltwiseOp
 from netc.layers.types import Array, Reads
 
@@ -29,21 +28,20 @@ class SumKernel(Kernel):
         assert isinstance(layer, Eltwise)
         if layer.operation is not EltwiseOp.SUM:
             raise Impossible(f"operation {layer.operation.name}")
-        self._relu: ReLU | None = None
+        self._formula: Formula | None = None
         for node in job.nodes[1:]:
-            assert isinstance(node.layer, ReLU)
-            self._relu = node.layer
-        if self._relu is not None and self._relu.negative_slope < 0:
-            raise Impossible("this ReLU does not run with the layer before it")
+            self._formula = formula_of(node.layer)
+        if job.train and self._formula is not None and self._formula.by_top is None:
+            raise Impossible("backward has to see what the activation is applied to")
         n = len(job.bottoms)
         self._coeffs = layer.coeff or (1.0,) * n
         self._desc, layout = common_layout(job)
         self._pair = n == 2 and self._coeffs == (1.0, 1.0)
         if self._pair:
-            post = relu_post_op(self._relu) if self._relu is not None else None
+            post = None if self._formula is None else self._formula.after(PostOps())
             found = primitive("binary", onednn.ADD, self._desc, self._desc, self._desc, post=post)
-        elif self._relu is not None:
-            raise Impossible("only a plain sum of two runs with the ReLU behind it")
+        elif self._formula is not None:
+            raise Impossible("only a plain sum of two runs with the activation behind it")
         else:
             found = sum_of(self._desc, self._coeffs)
         self._forward = required(found, "sum")
@@ -51,7 +49,7 @@ class SumKernel(Kernel):
             bottoms=(layout,) * n,
             tops=(layout,),
             params=(),
-            reads=Reads.TOP if job.train and self._relu is not None else Reads.NOTHING,
+            reads=Reads.TOP if job.train and self._formula is not None else Reads.NOTHING,
             in_place=True,
         )
 
@@ -69,8 +67,8 @@ class SumKernel(Kernel):
     def backward(self, binding: Binding) -> Prepared:
         dy = binding.top_diffs[0]
         calls: list[Prepared] = []
-        if self._relu is not None:
-            calls.append(relu_backward(self._relu, self._desc, binding.tops[0], dy, dy))
+        if self._formula is not None:
+            calls.append(self._formula.backward(self._desc, binding.tops[0], dy, dy))
         # The first may lie where dy lies, so it comes last.
         for coeff, dx in reversed(list(zip(self._coeffs, binding.bottom_diffs, strict=True))):
             if dx is not None:

@@ -1,4 +1,4 @@
-"""InnerProduct, with a ReLU behind it where there is one: matrices (M, K) and (num_output, K).
+"""InnerProduct, with what follows it: matrices (M, K) and (num_output, K).
 
 The weights lie in the blocks that the forward pass asks for, which as a rule both gradients take
 too: with weights of 9216 x 4096 in C order, the forward pass alone took 62 ms instead of 14.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from netc.backends.base import Binding, Job, Layout, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.activation import relu_backward, relu_post_op
 from netc.backends.cpu.convolution import quick
+from netc.backends.cpu.epilogue import Epilogue
 from netc.backends.cpu.kernel import (
-    Impossible,
     Kernel,
     Mover,
     Scratch,
@@ -21,7 +20,6 @@ from netc.backends.cpu.kernel import (
     required,
 )
 from netc.backends.cpu.onednn import Desc, OneDnnError, Primitive, any_layout, primitive
-from netc.layers.activation import ReLU
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.types import Array, BlobType, Reads
 
@@ -39,14 +37,10 @@ class InnerProductKernel(Kernel):
         axis = x.axis(layer.axis)
         m, k = x.span(0, axis), x.span(axis)
         positive((m, k))
-        self._relu: ReLU | None = None
-        for node in job.nodes[1:]:
-            assert isinstance(node.layer, ReLU)
-            self._relu = node.layer
-        if self._relu is not None and self._relu.negative_slope < 0:
-            raise Impossible("this ReLU does not run with the layer before it")
         self._job = job
         self._x, self._y = Desc.plain((m, k)), Desc.plain((m, layer.num_output))
+        forward_scratch = Scratch()
+        self._epilogue = Epilogue(job, self._y.dims, forward_scratch)
         shape = (layer.num_output, k)
         self._bias = Desc.plain((layer.num_output,)) if layer.bias_term else None
         # Transposed weights are C order for Caffe, but not for the library: they stay as they are.
@@ -63,9 +57,9 @@ class InnerProductKernel(Kernel):
                     onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
                     self._x,
                     weight,
-                    self._bias,
+                    None if self._epilogue.takes_bias else self._bias,
                     self._y,
-                    post=relu_post_op(self._relu) if self._relu is not None else None,
+                    post=self._epilogue.post,
                 )
                 for weight in asked
             ),
@@ -77,7 +71,7 @@ class InnerProductKernel(Kernel):
         self._pieces: _Pieces | None = None
         self._want_weights = job.train and any(job.wants_params)
         self._want_data = job.train and job.wants_bottoms[0]
-        self._wants_bias = len(job.wants_params) > 1 and job.wants_params[1]
+        self._wants_bias = layer.bias_term and job.wants_params[1]
         hint = None
         if self._want_data or self._want_weights:
             hint = required(
@@ -130,13 +124,15 @@ class InnerProductKernel(Kernel):
         reads = Reads.NOTHING
         if self._want_weights:
             reads |= Reads.BOTTOM
-        if job.train and self._relu is not None:
+        if job.train and self._epilogue.formula is not None:
             reads |= Reads.TOP
+        weight_layout = None if layer.transpose else self.weight.layout
         self.terms = Terms(
-            bottoms=(None,),
+            bottoms=(None,) * len(job.bottoms),
             tops=(None,),
-            params=(None if layer.transpose else self.weight.layout, None)[: len(job.params)],
+            params=(weight_layout, *[None] * (len(job.params) - 1)),
             reads=reads,
+            forward_scratch=forward_scratch.nbytes,
             pieces=frozenset() if self._pieces is None else frozenset((0,)),
             backward_scratch=scratch.nbytes,
             reorders=tuple(reorders),
@@ -147,16 +143,18 @@ class InnerProductKernel(Kernel):
             onednn.SRC: (self._x, binding.bottoms[0]),
             onednn.WEIGHTS: (self.weight, binding.params[0]),
             onednn.DST: (self._y, binding.tops[0]),
+            **self._epilogue.arguments(binding, self._y),
         }
+        bias = None
         if self._bias is not None:
-            arrays[onednn.BIAS] = (self._bias, binding.params[1])
-        return self._forward.bind(arrays)
+            bias = binding.params[1]
+            if not self._epilogue.takes_bias:
+                arrays[onednn.BIAS] = (self._bias, bias)
+        return in_a_row([*self._epilogue.before(binding, bias), self._forward.bind(arrays)])
 
     def backward(self, binding: Binding) -> Prepared:
         dy = binding.top_diffs[0]
-        calls: list[Prepared] = []
-        if self._relu is not None:
-            calls.append(relu_backward(self._relu, self._y, binding.tops[0], dy, dy))
+        calls = self._epilogue.gradient(binding, self._y)
         if self._want_data:
             weight, there = binding.params[0], self._for_data
             calls += there.before(binding, weight)

@@ -6,7 +6,9 @@ variance 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from ctypes import c_int64
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +24,15 @@ from netc.backends.cpu.kernel import (
     same_layout,
 )
 from netc.backends.cpu.onednn import Desc, any_layout, primitive
+from netc.graph.types import Node
 from netc.layers.activation import ReLU
-from netc.layers.normalization import LRN, BatchNorm, NormRegion
+from netc.layers.bn import AffineNorm, Statistics
+from netc.layers.normalization import LRN, BatchNorm, NormRegion, stored_statistics
 from netc.layers.scale import Scale
-from netc.layers.types import Array, KeptType, Phase, Reads
+from netc.layers.types import Array, KeptType, Reads
+
+# From the params of a layer, by what it multiplies each channel and what it adds then.
+Affine = Callable[[Sequence[Array]], tuple[Array, Any]]
 
 
 class LrnKernel(Kernel):
@@ -124,16 +131,13 @@ class NormKernel(Kernel):
         if not 2 <= len(shape) <= 5:
             raise Impossible("the bottom has fewer than 2 or more than 5 axes")
         if self._scale is not None:
-            self._check_scale(job, shape)
+            node = job.nodes[0 if self._norm is None else 1]
+            _check_scale(self._scale, node, shape)
         self._train = job.train
         self._n = int(np.prod(shape, dtype=np.int64)) // shape[1]
         self._x, layout = same_layout(job)
         self._channels = Desc.plain((shape[1],))
-        self._batch = self._norm is not None and not (
-            self._norm.phase is Phase.TEST
-            if self._norm.use_global_stats is None
-            else self._norm.use_global_stats
-        )
+        self._batch = self._norm is not None and not self._norm.global_stats
         flags = 0 if self._batch else onednn.GLOBAL_STATS
         if self._scale is not None:
             flags |= onednn.USE_SCALE | (onednn.USE_SHIFT if self._scale.bias_term else 0)
@@ -185,14 +189,6 @@ class NormKernel(Kernel):
             in_place=True,
             backward_scratch=scratch.nbytes,
         )
-
-    def _check_scale(self, job: Job, shape: tuple[int, ...]) -> None:
-        assert self._scale is not None
-        if len(job.bottoms) > 1:
-            raise Impossible("the factors are a blob")
-        params = job.nodes[0 if self._norm is None else 1].signature.params
-        if params[0].shape != (shape[1],) or self._scale.axis % len(shape) != 1:
-            raise Impossible("the factors are not one for each channel")
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -263,3 +259,37 @@ class NormKernel(Kernel):
             number: (self._channels, param)
             for number, param in zip(numbers, binding.params[self._first_scale :], strict=False)
         }
+
+
+def _check_scale(layer: Scale, node: Node, shape: tuple[int, ...]) -> None:
+    if len(node.bottoms) > 1:
+        raise Impossible("the factors are a blob")
+    if node.signature.params[0].shape != (shape[1],) or layer.axis % len(shape) != 1:
+        raise Impossible("the factors are not one for each channel")
+
+
+def affine_of(node: Node, shape: tuple[int, ...]) -> Affine:
+    """Return what a layer does to each channel of a blob of this shape in a pass for inference."""
+    match node.layer:
+        case BatchNorm(global_stats=True, eps=eps):
+            return lambda params: _standardising(stored_statistics(np, params), eps)
+        case Scale(bias_term=biased) as layer:
+            _check_scale(layer, node, shape)
+            return lambda params: (params[0], params[1] if biased else 0)
+        case AffineNorm() as norm if norm.statistics() is not Statistics.BATCH:
+            return lambda params: _of_affine_norm(norm, [param.reshape(-1) for param in params])
+    raise Impossible("the statistics are those of the batch")
+
+
+def _standardising(statistics: tuple[Array, Array], eps: float) -> tuple[Array, Array]:
+    mean, variance = statistics
+    factor = 1 / np.sqrt(variance + np.float32(eps))
+    return factor, -mean * factor
+
+
+def _of_affine_norm(norm: AffineNorm, params: Sequence[Array]) -> tuple[Array, Array]:
+    slope, bias = (params[i] for i in norm.affine())
+    if norm.statistics() is Statistics.NONE:
+        return slope, bias
+    factor, shift = _standardising(norm.stored(np, params), norm.epsilon())
+    return factor * slope, shift * slope + bias

@@ -46,6 +46,7 @@ SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE = 1, 17, 33, 41
 SRC_1 = 2
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
 MULTIPLE_SRC = 1024
+_POST_OP = 32768  # times the number of the post-op, from 1
 
 _IMPLEMENTATION = 8
 SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE_MD = range(
@@ -401,6 +402,25 @@ class PostOps:
         put = _function("primitive_attr_set_post_ops", c_void_p, c_void_p)
         _check(put(self.attribute, self._ops))
         return self
+
+    def binary(self, algorithm: int, operand: Desc | c_void_p) -> int:
+        """Combine with an array, repeated along axes of size 1; return the number to bind it by."""
+        append = _function("post_ops_append_binary", c_void_p, c_int, c_void_p)
+        handle = operand.handle if isinstance(operand, Desc) else operand
+        _check(append(self._ops, algorithm, handle))
+        return self._added() | SRC_1
+
+    def prelu(self, per_channel: bool) -> int:
+        """Multiply what is negative with a slope; return the number to bind the slopes by."""
+        append = _function("post_ops_append_prelu", c_void_p, c_int)
+        _check(append(self._ops, 2 if per_channel else 0))
+        return self._added() | WEIGHTS
+
+    def _added(self) -> int:
+        """Return the number of the post-op that was added last."""
+        self._set()
+        length = _function("post_ops_len", c_void_p)
+        return _POST_OP * int(length(self._ops))
 
     def add_to_target(self) -> PostOps:
         """Add the result to what the target holds."""

@@ -8,6 +8,7 @@ import pytest
 
 from netc.assemble import load_graph
 from netc.backends import find_backend
+from netc.graph.deploy import deploy
 from netc.layers.types import Phase
 from netc.plan import Plan, plan
 from netc.plan.types import Step
@@ -58,6 +59,24 @@ def test_every_family_runs_on_onednn(net: str) -> None:
     found = kernels(planned(net))
     for family in FAMILIES[net]:
         assert found[family] == {"cpu"}, family
+
+
+def test_a_residual_net_for_inference_is_made_of_convolutions() -> None:
+    """Every BatchNorm, Scale, sum and ReLU of ResNet-50 runs inside one."""
+    path = ROOT / "zoo" / "resnet50" / "resnet50_train_test.prototxt"
+    shapes = {"data": (2, 3, 224, 224), "label": (2,)}
+    graph = deploy(load_graph(path, Phase.TEST, shapes=shapes, assume=True))
+    found = kernels(plan(graph, find_backend("cpu")))
+    norm = "Convolution+BatchNorm+Scale"
+    assert set(found) == {
+        norm,
+        f"{norm}+ReLU",
+        f"{norm}+Eltwise+ReLU",
+        "Pooling",
+        "InnerProduct",
+        "Softmax",
+    }
+    assert all(backends == {"cpu"} for backends in found.values())
 
 
 @pytest.mark.parametrize("net", FAMILIES)
