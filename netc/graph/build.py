@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from netc.errors import NetcError, Problems, Span, fail, nearest
-from netc.graph.types import Blob, Graph, Node, Param, ParamUse
+from netc.graph.types import REGULARIZATION_TYPES, Blob, Graph, Node, Param, ParamUse
 from netc.layers import registry
 from netc.layers.types import BlobType, CodeHost, Layer, Phase, Refusal, Signature
 from netc.schema import CUSTOM, Source, bind_fields, chooses_implementation, netc_pb2
@@ -504,13 +504,31 @@ class _Builder:
             lr_given, decay_given = spec.HasField("lr_mult"), spec.HasField("decay_mult")
             lr = spec.lr_mult if lr_given else declared.lr_mult
             decay = spec.decay_mult if decay_given else declared.decay_mult
+            if spec.regularization_type not in ("", *REGULARIZATION_TYPES):
+                raise Refusal(
+                    f"unknown regularization_type '{spec.regularization_type}'",
+                    expected=", ".join(REGULARIZATION_TYPES),
+                    got=spec.regularization_type,
+                    hint=nearest(spec.regularization_type, REGULARIZATION_TYPES),
+                    setting=f"param.{i}",
+                )
             if spec.name and spec.name in self.shared:
                 uses.append(self._share(layer_name, i, declared.shape, spec))
                 continue
             if spec.name:
                 self.shared[spec.name] = len(self.params)
             uses.append(ParamUse(len(self.params), declared.shape))
-            param = Param(len(self.nodes), i, declared.shape, declared.filler, lr, decay, spec.name)
+            param = Param(
+                len(self.nodes),
+                i,
+                declared.shape,
+                declared.filler,
+                lr,
+                decay,
+                spec.name,
+                spec.regularization_type,
+                declared.neurons,
+            )
             self.params.append(_OpenParam(param, layer_name, lr_given, decay_given))
         return tuple(uses)
 
@@ -536,16 +554,24 @@ class _Builder:
                 else "the counts agree: param { share_mode: PERMISSIVE } shares it all the same",
                 setting=f"param.{i}",
             )
-        rates = {}
-        for rate, was_given in (("lr_mult", opened.lr_given), ("decay_mult", opened.decay_given)):
+        rates: dict[str, Any] = {}
+        for rate, was_given in (
+            ("lr_mult", opened.lr_given),
+            ("decay_mult", opened.decay_given),
+            ("regularization_type", bool(owner.regularization_type)),
+        ):
             if not spec.HasField(rate):
                 continue
             value = getattr(spec, rate)
             if was_given and value != getattr(owner, rate):
+                first, second = (
+                    f"{rate} {v:g}" if isinstance(v, float) else f"{rate} {v}"
+                    for v in (getattr(owner, rate), value)
+                )
                 raise Refusal(
                     f"shared param '{spec.name}' has mismatched {rate}",
-                    expected=f"{rate} {getattr(owner, rate):g}, as in layer '{opened.user}'",
-                    got=f"{rate} {value:g}",
+                    expected=f"{first}, as in layer '{opened.user}'",
+                    got=second,
                     setting=f"param.{i}",
                 )
             rates[rate] = value

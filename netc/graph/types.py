@@ -12,7 +12,10 @@ from functools import cached_property
 
 from netc.errors import Span
 from netc.layers.fillers import Filler
-from netc.layers.types import BlobType, KeptType, Layer, Phase, Signature
+from netc.layers.types import BlobType, KeptType, Layer, Neurons, Phase, Signature
+
+#: What weight decay can penalise: the absolute values of a param, or their squares.
+REGULARIZATION_TYPES = ("L1", "L2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Param:
     """One learnable blob as the solver sees it; layers that share a name share one of these.
 
     `owner` is the node whose filler and shape count, `index` its place among that node's params.
+    `regularization_type` is L1 or L2, "" where the solver's counts; `neurons` as in `ParamType`.
     """
 
     owner: int
@@ -51,6 +55,8 @@ class Param:
     lr_mult: float
     decay_mult: float
     name: str = ""
+    regularization_type: str = ""
+    neurons: Neurons | None = None
 
 
 @dataclass(frozen=True, slots=True)

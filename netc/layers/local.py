@@ -15,6 +15,7 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
+    Neurons,
     OnnxBuilder,
     ParamType,
     Reads,
@@ -115,7 +116,8 @@ class LocallyConnected(Layer):
         down, across = self.slides(x)
         places = down.places * across.places
         taps = x.shape[1] * down.kernel * across.kernel
-        params = [ParamType((self.num_output, 1, taps, places), self.weight_filler)]
+        shape = (self.num_output, 1, taps, places)
+        params = [ParamType(shape, self.weight_filler, neurons=Neurons(shape, (2,)))]
         if self.bias_term:
             params.append(ParamType((1, 1, self.num_output, places), self.bias_filler))
         top = BlobType((x.shape[0], self.num_output, down.places, across.places))

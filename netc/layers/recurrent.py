@@ -29,6 +29,7 @@ from netc.layers.types import (
     Gradients,
     KeptType,
     Layer,
+    Neurons,
     OnnxBuilder,
     ParamType,
     Refusal,
@@ -73,16 +74,19 @@ class Recurrent(Layer):
     def _has_static(self, n_bottoms: int) -> bool:
         return n_bottoms > 2 + self._n_exposed
 
+    def _weight_type(self, *shape: int) -> ParamType:
+        return ParamType(shape, self.weight_filler, neurons=Neurons.rows(shape))
+
     def infer(self, *bottoms: BlobType) -> Signature:
         self._check(bottoms)
         steps, batch = bottoms[0].shape[:2]
         d, rows = self.num_output, self.gates * self.num_output
         y, state = BlobType((steps, batch, d)), (1, batch, d)
-        weights = [ParamType((rows, bottoms[0].span(2)), self.weight_filler)]
+        weights = [self._weight_type(rows, bottoms[0].span(2))]
         weights.append(ParamType((rows,), self.bias_filler))
         if self._has_static(len(bottoms)):
-            weights.append(ParamType((rows, bottoms[2].span(1)), self.weight_filler))
-        weights.append(ParamType((rows, d), self.weight_filler))
+            weights.append(self._weight_type(rows, bottoms[2].span(1)))
+        weights.append(self._weight_type(rows, d))
         carried: list[KeptType] = []
         if not self.expose_hidden:
             carried += [KeptType(name, state, persistent=True) for name in self.states]
@@ -348,7 +352,7 @@ class RNN(Recurrent):
 
     def _more_params(self) -> tuple[ParamType, ...]:
         d = self.num_output
-        return ParamType((d, d), self.weight_filler), ParamType((d,), self.bias_filler)
+        return self._weight_type(d, d), ParamType((d,), self.bias_filler)
 
     def _more_kept(self, steps: int, batch: int) -> tuple[KeptType, ...]:
         return (KeptType("hidden", (steps, batch, self.num_output)),)

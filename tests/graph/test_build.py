@@ -143,6 +143,25 @@ def test_sharing_needs_equal_shapes_unless_permissive() -> None:
     assert "shared param 'w' has another shape here" in refused(other)
 
 
+def test_a_param_can_have_a_penalty_of_its_own() -> None:
+    def net(first: str, second: str) -> str:
+        return X + "".join(
+            ip(name, "x", name, f'param {{ name: "w" {kind} }}')
+            for name, kind in (("a", first), ("b", second))
+        )
+
+    weight, *_ = graph_of(net('regularization_type: "L1"', "")).params
+    assert weight.regularization_type == "L1"
+    weight, bias, *_ = graph_of(net("", 'regularization_type: "L2"')).params
+    assert (weight.regularization_type, bias.regularization_type) == ("L2", "")
+    message = refused(net('regularization_type: "L1"', 'regularization_type: "L2"'))
+    assert "shared param 'w' has mismatched regularization_type" in message
+    assert "regularization_type L1, as in layer 'a'" in message
+    message = refused(net('regularization_type: "l1"', ""))
+    assert "unknown regularization_type 'l1'" in message
+    assert "expected  L1, L2" in message
+
+
 def test_the_automatic_top_of_a_loss() -> None:
     graph = graph_of(
         X
