@@ -16,7 +16,7 @@ from netc.report.problems import FileReport
 from netc.schema import netc_pb2, read_net, read_solver, resolve
 from netc.schema.kinds import is_solver
 from netc.train.nets import SolverNet, solver_nets
-from netc.train.settings import read_settings
+from netc.train.settings import idle_settings, read_settings
 
 T = TypeVar("T")
 
@@ -123,6 +123,8 @@ class _FileCheck:
             return ""
         self.notes += [f"{self.file}: {change}" for change in source.upgraded]
         settings = self._attempt(partial(read_settings, source))
+        if settings:
+            self.notes += idle_settings(source, settings)
         for i, path in enumerate(source.message.weights):
             self._attempt(partial(resolve, path, source.span("weights", i)))
         nets = self._attempt(partial(solver_nets, source, self.level, self.stages))

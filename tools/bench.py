@@ -56,6 +56,7 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     from netc.assemble import timed_executor
     from netc.backends import find_backend
     from netc.plan import Updates
+    from netc.train.policy import rates_at
     from netc.train.settings import SolverSettings
     from netc.train.update import SGD
 
@@ -73,11 +74,13 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     settings = SolverSettings(
         base_lr=LEARNING_RATE, lr_policy="fixed", momentum=MOMENTUM, weight_decay=DECAY
     )
-    rule = SGD(settings, executor.plan.graph.params, [a.shape for a in executor.params])
+    shapes = [array.shape for array in executor.params]
+    rule = SGD(settings, executor.plan.graph.params, shapes, executor)
+    rates = rates_at(settings, 0)
 
     def update(index: int, start: int, gradient: Any) -> None:
         values = executor.params[index].reshape(-1)[start : start + gradient.size]
-        rule.apply_to(index, 0, values, gradient, start)
+        rule.apply_to(index, rates, values, gradient, start)
 
     executor.on_gradient = update
 

@@ -199,6 +199,12 @@ class AdamSolver(SGDSolver):
     type = "Adam"
 
 
+class AdamWSolver(Solver):
+    """Adam with a weight decay beside its step."""
+
+    type = "AdamW"
+
+
 _SOLVERS: dict[str, type[Solver]] = {
     solver.type: solver
     for solver in (
@@ -208,6 +214,7 @@ _SOLVERS: dict[str, type[Solver]] = {
         RMSPropSolver,
         AdaDeltaSolver,
         AdamSolver,
+        AdamWSolver,
     )
 }
 

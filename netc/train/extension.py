@@ -48,15 +48,19 @@ def always(solver: Solver) -> bool:
     return True
 
 
-def every(interval: Callable[[SolverSettings], int]) -> Trigger:
+def every(
+    interval: Callable[[SolverSettings], int],
+    offset: Callable[[SolverSettings], int] = lambda settings: 0,
+) -> Trigger:
     """Return the trigger of the iterations that a setting divides; 0 means at none.
 
-    The setting is looked up each time, because pycaffe's users change settings as they train.
+    They are counted from `offset`, in both directions. The settings are looked up each time,
+    because pycaffe's users change them as they train.
     """
 
     def due(solver: Solver) -> bool:
         n = interval(solver.settings)
-        return bool(n) and solver.iter % n == 0
+        return bool(n) and (solver.iter - offset(solver.settings)) % n == 0
 
     return due
 

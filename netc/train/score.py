@@ -113,7 +113,9 @@ def _find_output(solver: Solver) -> Blob:
         )
     graph = solver.test_nets[settings.score_net].plan.graph
     outputs = {blob.name: blob for blob in (graph.blobs[key] for key in graph.outputs)}
-    single = {name: blob for name, blob in outputs.items() if blob.type.count == 1}
+    # What eval_type detection makes of an output is one value always.
+    judged = settings.eval_type == "detection"
+    single = {name: blob for name, blob in outputs.items() if judged or blob.type.count == 1}
     listed = ", ".join(single) or "none of a single value"
     if settings.score is None and len(single) != 1:
         raise fail(

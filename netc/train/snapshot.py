@@ -87,9 +87,11 @@ def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     weights_path, state_path = Path(f"{stem}.caffemodel{hdf5}"), Path(f"{stem}.solverstate{hdf5}")
     diffs = solver.settings.snapshot_diff
     logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)
+    with solver.average.in_place(solver.net.params):
+        weights = weights_of(solver.net, solver.messages, diffs=diffs)
     write_snapshot(
         weights_path,
-        weights_of(solver.net, solver.messages, diffs=diffs),
+        weights,
         state_path,
         state_of(solver),
         diffs=diffs,
@@ -109,7 +111,10 @@ def state_of(solver: Solver) -> SolverState:
             SavedBlob(np.array(solver.net.to_plain(i % n_params, history)))
             for i, history in enumerate(solver.rule.history)
         ),
-        current_step=policy.current_step(solver.settings, solver.iter),
+        current_step=policy.current_step(solver.settings, solver.iter, solver.plateau),
+        plateau=(solver.plateau.minimum_loss, solver.plateau.iter_last_event)
+        if solver.settings.lr_policy == "plateau"
+        else None,
         random_seed=solver.seed,
         net_digest=net_digest(solver.net),
         forward_pass=solver.net.forward_pass,
@@ -127,7 +132,8 @@ def state_of(solver: Solver) -> SolverState:
         + tuple(
             (name, np.array(solver.backend.to_host(values), np.float32))
             for name, values in _arrays(solver)
-        ),
+        )
+        + tuple(solver.average.saved(solver.net)),
         extensions=tuple(
             (extension.name, state)
             for extension in solver.extensions
@@ -161,6 +167,8 @@ def restore(solver: Solver, path: Path) -> None:
         solver.net.from_plain(i % len(labels), saved, ours)
     solver.iter = state.iter
     solver.losses = state.smoothed_losses
+    if state.plateau:
+        solver.plateau = policy.Plateau(*state.plateau, state.current_step)
     if not state.exact:
         logger.warning(
             "%s was not written by netc: data starts from its beginning, with random seed %d",
@@ -180,6 +188,7 @@ def restore(solver: Solver, path: Path) -> None:
             feed.restore(data.Cursor(cursor.epoch * size + cursor.position, size))
     _restore_extensions(solver, state)
     kept = dict(state.kept)
+    solver.average.restore_params(solver, kept)
     for label, net in _nets(solver):
         for name, values in net.persistent().items():
             if f"{label}{name}" in kept:

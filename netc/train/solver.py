@@ -13,14 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import fail
 from netc.layers.types import Array
 from netc.plan import Updates
-from netc.runtime import Executor
+from netc.runtime import Executor, generator
 from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
+from netc.train.average import Average
 from netc.train.display import Display
 from netc.train.extension import Call, Extension, Point, Trigger, always
 from netc.train.guards import FiniteLoss
@@ -28,7 +31,7 @@ from netc.train.log import logger
 from netc.train.nets import solver_nets
 from netc.train.score import Score
 from netc.train.scoring import Scores
-from netc.train.settings import SolverSettings, read_settings
+from netc.train.settings import SolverSettings, idle_settings, read_settings
 from netc.train.testing import Tests
 from netc.train.timelimit import TimeLimit
 from netc.train.update import RULES, UpdateRule
@@ -120,11 +123,18 @@ class Solver:
             self.settings,
             self.net.plan.graph.params,
             [array.shape for array in self.net.params],
+            self.net,
+            self._noise,
         )
+        #: What lr_policy `plateau` remembers.
+        self.plateau = policy.Plateau()
         self._losses: deque[float] = deque(maxlen=self.settings.average_loss)
         self._calls: dict[Point, list[tuple[Trigger, Call]]] = {point: [] for point in Point}
         self.extensions: list[Extension] = []
+        #: What the nets are tested and saved with, where `ema_decay` asks for it.
+        self.average = Average()
         for extension in (
+            self.average,
             FiniteLoss(),
             Display(),
             Tests(),
@@ -154,7 +164,7 @@ class Solver:
     @property
     def rate(self) -> float:
         """The learning rate of the coming iteration."""
-        return policy.learning_rate(self.settings, self.iter)
+        return policy.learning_rate(self.settings, self.iter, self.plateau)
 
     def progress(self) -> Progress:
         """Return how far the run is, after an iteration."""
@@ -163,7 +173,7 @@ class Solver:
             self.settings.max_iter,
             self.loss,
             self.smoothed_loss,
-            policy.learning_rate(self.settings, self.iter - 1),
+            policy.learning_rate(self.settings, self.iter - 1, self.plateau),
             batch_size(self.net) * self.settings.iter_size,
         )
 
@@ -229,6 +239,8 @@ class Solver:
         logger.info("Solving %s", self.net.plan.graph.name)
         logger.info("Learning Rate Policy: %s", settings.lr_policy)
         logger.info("Random seed: %d", self.seed)
+        for line in idle_settings(self.source, settings):
+            logger.warning("%s", line)
         self.reach(Point.SOLVE)
         self.step(settings.max_iter - self.iter)
         if settings.snapshot_after_train and (
@@ -257,7 +269,9 @@ class Solver:
         self.reach(Point.ITERATION)
         self.net.clear_param_diffs()
         self._passes()
-        self._losses.append(self.loss)
+        # As a snapshot holds it, so that a resumed run sees the same numbers.
+        self._losses.append(float(np.float32(self.loss)))
+        self.plateau = self.plateau.after(self.settings, self.iter, self.smoothed_loss)
         self.reach(Point.GRADIENTS)
         self.apply_update()
         self.iter += 1
@@ -277,26 +291,39 @@ class Solver:
         self.reach(Point.UPDATE)
         updated = self.net.plan.updated
         if not updated:
-            self.rule.apply(self.iter, self.net.params, self.net.param_diffs)
+            self.rule.apply(self._rates(), self.net.params, self.net.param_diffs)
         else:
             for i, values in enumerate(self.net.params):
                 if i not in updated:
-                    self.rule.apply_to(i, self.iter, values, None)
+                    self.rule.apply_to(i, self._rates(), values, None)
         self.reach(Point.UPDATED)
 
     def _updates(self) -> Updates:
         """Say whether gradients can be used as they come.
 
-        If nothing needs those of two params at once, or any once the iteration is over.
+        Unless something needs those of all params at once, or any once the iteration is over.
         """
         s = self.settings
-        needed = s.iter_size > 1 or s.clip_gradients >= 0 or s.snapshot_diff or s.debug_info
-        return Updates.NONE if needed else Updates.PIECES
+        together = s.clip_gradients >= 0 or s.clip_weights >= 0 or s.lr_policy == "plateau"
+        if together or s.iter_size > 1 or s.snapshot_diff or s.debug_info:
+            return Updates.NONE
+        whole = s.larc or s.local_lr_auto or s.max_norm or s.gradient_noise
+        return Updates.WHOLE if whole else Updates.PIECES
 
     def _update_param(self, index: int, start: int, gradient: Array) -> None:
         """Take a gradient, or a piece of one, in the middle of the backward pass."""
         values = self.net.params[index].reshape(-1)[start : start + gradient.size]
-        self.rule.apply_to(index, self.iter, values, gradient, start)
+        self.rule.apply_to(index, self._rates(), values, gradient, start)
+
+    def _rates(self) -> policy.Rates:
+        return policy.rates_at(self.settings, self.iter, self.plateau)
+
+    def _noise(self, index: int, iteration: int) -> np.random.Generator:
+        """Return the random numbers for the gradient noise of a param in an iteration."""
+        graph = self.net.plan.graph
+        param = graph.params[index]
+        name = f"{graph.nodes[param.owner].name}/gradient_noise/{param.index}"
+        return generator(self.seed, name, iteration)
 
     def _passes(self) -> None:
         """Run the forward and backward passes of one iteration."""

@@ -1,4 +1,4 @@
-"""Tests of the test nets, every `test_interval` iterations."""
+"""Tests of the test nets, every `test_interval` iterations from `test_offset` on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from netc.data import Feed
 from netc.schema import netc_pb2
+from netc.train.detection import check_detection, mean_average_precision
 from netc.train.display import log_outputs
 from netc.train.extension import Extension, Point, every
 from netc.train.log import logger
@@ -30,7 +31,9 @@ class Tests(Extension):
 
     def attach(self, solver: Solver) -> None:
         """Add the calls."""
-        due = every(lambda settings: settings.test_interval)
+        for net in solver.test_nets:
+            check_detection(solver.settings, net)
+        due = every(lambda s: s.test_interval, lambda s: s.test_offset)
         solver.on(
             Point.BEFORE,
             self._test,
@@ -92,7 +95,10 @@ def test(solver: Solver, index: int) -> Scores:
     net, passes = solver.test_nets[index], solver.settings.test_iter[index]
     # Layers that draw random numbers draw the same ones at this iteration, resumed or not.
     net.forward_pass = solver.iter * passes
-    scores = average_outputs(net, passes)
+    if solver.settings.eval_type == "detection":
+        scores = mean_average_precision(net, passes, solver.settings)
+    else:
+        scores = average_outputs(net, passes)
     if solver.settings.test_compute_loss:
         logger.info("Test loss: %g", scores.loss)
     log_outputs("Test", scores.outputs)

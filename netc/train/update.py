@@ -1,49 +1,25 @@
-"""The solvers' update rules, as Caffe computes them.
+"""The solvers' update rules: Caffe's as Caffe computes them, and AdamW.
 
-The order of one update: clip the accumulated gradients, divide by iter_size, add weight decay,
-apply the rule. The learning rate is inside the history, so that a change of rate does not rescale
-the momentum of the past.
+The order of one update: clip the accumulated gradients, divide by iter_size, add noise, add weight
+decay, apply the rule, bound the weights. The learning rate is inside the history, so that a change
+of rate does not rescale the momentum of the past.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from netc.graph.types import Param
-from netc.train.policy import learning_rate
+from netc.train.constraint import Layouts, constrain
+from netc.train.gradients import Random, clip, noise
+from netc.train.pieces import Blob, bound_norm, in_pieces, norm, spare
+from netc.train.policy import Rates
 from netc.train.settings import SolverSettings
-
-Blob = NDArray[np.float32]
-
-# Elements that are updated at a time: gradient, param and history fit into a core's cache together.
-PIECE = 1 << 15
-# From here on the pieces are shared out among threads; below, starting them takes longer.
-PIECES_WORTH_THREADS = 16
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="netc-update")
-
-
-def _with_our_state(call: Callable[[int], None]) -> Callable[[int], None]:
-    """Return the call for another thread, with what this one does about overflow and the like."""
-    state = np.geterr()
-
-    def run(start: int) -> None:
-        with np.errstate(**state):
-            call(start)
-
-    return run
 
 
 class UpdateRule(ABC):
@@ -53,124 +29,151 @@ class UpdateRule(ABC):
     """
 
     slots: ClassVar[int] = 1
-    #: With a rate of 0 the history of a param stays at zero, so that the param can be passed over.
-    rate_in_history: ClassVar[bool] = False
+    #: A param with a rate of 0 is passed over: its history stays at zero.
+    passes_over_frozen: ClassVar[bool] = False
+    #: Weight decay does not go through the gradient, but is subtracted beside the step.
+    decoupled: ClassVar[bool] = False
+    #: LARC, LARS and momentum policies apply, as in the forks that have them.
+    adapts: ClassVar[bool] = False
 
     def __init__(
         self,
         settings: SolverSettings,
         params: Sequence[Param],
-        shapes: Sequence[tuple[int, ...]] | None = None,
+        shapes: Sequence[tuple[int, ...]],
+        layouts: Layouts,
+        random: Random | None = None,
     ) -> None:
-        """`shapes` are those of the arrays in memory, where they are not the params' own."""
+        """`shapes` are those of the arrays in memory; gradient noise needs `random`."""
         self.settings = settings
         self.params = tuple(params)
-        shapes = [param.shape for param in params] if shapes is None else shapes
+        self._layouts, self._random = layouts, random
         self.history: list[Blob] = [
             np.zeros(shape, np.float32) for _ in range(self.slots) for shape in shapes
         ]
 
-    def apply(self, iteration: int, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
+    def apply(self, rates: Rates, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
         """Update `data` in place from the accumulated `diffs`, which the update overwrites.
 
         A frozen param gathers its decay in the history of rules that keep the rate outside: as in
         Caffe.
         """
-        self._clip(diffs)
+        clip(self.settings, [diff for diff in diffs if diff is not None])
         for i, (values, diff) in enumerate(zip(data, diffs, strict=True)):
-            self.apply_to(i, iteration, values, diff)
+            self._update(i, rates, values, diff)
+        trained = [i for i, param in enumerate(self.params) if param.lr_mult]
+        if self.settings.clip_weights >= 0:
+            bound_norm([data[i] for i in trained], self.settings.clip_weights)
+        for i in trained:
+            constrain(self.settings, self.params[i], i, self._layouts, data[i])
 
-    def apply_to(
-        self, i: int, iteration: int, data: Blob, diff: Blob | None, start: int = 0
-    ) -> None:
-        """Update param `i` alone, for settings that do not clip all gradients together.
+    def apply_to(self, i: int, rates: Rates, data: Blob, diff: Blob | None, start: int = 0) -> None:
+        """Update param `i` alone, where the settings need no other param for that.
 
-        `data` and `diff` may be a piece of it, from element `start` on. Where the diff is None (no
-        gradient reaches the param), it decays all the same.
+        Where they do not even need the whole of it, `data` and `diff` may be a piece, from element
+        `start` on.
         """
+        if diff is not None:
+            clip(self.settings, [diff])
+        self._update(i, rates, data, diff, start)
+        if self.params[i].lr_mult:
+            constrain(self.settings, self.params[i], i, self._layouts, data)
+
+    def _update(self, i: int, rates: Rates, data: Blob, diff: Blob | None, start: int = 0) -> None:
+        """Update one param; where no gradient reaches it (None), it decays all the same."""
         param = self.params[i]
-        if param.lr_mult == 0 and self.rate_in_history:
+        if param.lr_mult == 0 and self.passes_over_frozen:
             return
         if diff is None:
-            if not self.settings.weight_decay * param.decay_mult:
+            if not rates.weight_decay * param.decay_mult:
                 return
             diff = np.zeros_like(data)
-        rate = np.float32(learning_rate(self.settings, iteration) * param.lr_mult)
-        self._apply_to_param(i, param, rate, data, diff, iteration, start)
+        elif self.settings.gradient_noise and param.lr_mult:
+            self._add_noise(i, rates.iteration, diff)
+        history = (self.history[slot * len(self.params) + i] for slot in range(self.slots))
+        past = [array.reshape(-1)[start : start + diff.size] for array in history]
+        self._apply(param, rates, data, diff, past)
 
-    def _apply_to_param(
-        self,
-        i: int,
-        param: Param,
-        rate: np.float32,
-        data: Blob,
-        diff: Blob,
-        iteration: int,
-        first: int,
+    def _apply(
+        self, param: Param, rates: Rates, data: Blob, diff: Blob, history: Sequence[Blob]
     ) -> None:
-        """Update one param, a piece at a time, so that all operations find it in the cache.
+        """Update one param, a piece at a time, so that all operations find it in the cache."""
+        rate = np.float32(self._local_rate(param, rates, data, diff))
+        share = np.float32(1 / self.settings.iter_size)
+        decay = np.float32(rates.weight_decay * param.decay_mult)
+        absolute = (param.regularization_type or self.settings.regularization_type) == "L1"
 
-        Every operation is elementwise: the pieces change no number.
-        """
-        slots = [
-            self.history[slot * len(self.params) + i].reshape(-1)[first : first + diff.size]
-            for slot in range(self.slots)
-        ]
-        assert data.flags.c_contiguous and diff.flags.c_contiguous, "a piece would be a copy"
-        arrays = [data.reshape(-1), diff.reshape(-1), *slots]
-
-        def piece(start: int) -> None:
-            values, gradient, *past = (array[start : start + PIECE] for array in arrays)
-            if self.settings.iter_size > 1:
-                gradient *= np.float32(1 / self.settings.iter_size)
-            self._decay(param, values, gradient)
-            self.update(past, rate, gradient, iteration)
+        def update(values: Blob, gradient: Blob, *past: Blob) -> None:
+            if share != 1:
+                gradient *= share
+            if decay and not self.decoupled:
+                gradient += _penalty(values, decay, absolute)
+            self.update(past, rate, gradient, rates)
+            if decay and self.decoupled:
+                gradient += _penalty(values, rate * decay, absolute)
             values -= gradient
 
-        starts = range(0, diff.size, PIECE)
-        if len(starts) < PIECES_WORTH_THREADS:
-            for start in starts:
-                piece(start)
-            return
-        for _ in _threads().map(_with_our_state(piece), starts):
-            pass
+        in_pieces([data, diff, *history], update)
 
     @abstractmethod
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         """Turn a piece of a gradient into what is subtracted from the param, in place.
 
-        `past` is that piece of the history, a blob for each slot.
+        `past` is that piece of the history, a blob for each slot; `rate` is that of the param.
         """
 
-    def _clip(self, diffs: Sequence[Blob | None]) -> None:
-        """Scale all gradients when their joint L2 norm exceeds clip_gradients. Pascanu et al..
+    def _add_noise(self, i: int, iteration: int, diff: Blob) -> None:
+        assert self._random, "nobody gives random numbers for the noise"
+        values = noise(self.settings, self._random, i, iteration, self.params[i].shape)
+        # The gradient has yet to be divided by iter_size.
+        values *= np.float32(self.settings.iter_size)
+        added = np.zeros_like(diff)
+        self._layouts.from_plain(i, values, added)
+        diff += added
 
-        ICML 2013.
+    def _local_rate(self, param: Param, rates: Rates, data: Blob, diff: Blob) -> float:
+        """Return the rate of one param: that of the iteration times lr_mult, or LARS's or LARC's.
+
+        Those take their measure from the norms of weights and gradient, and ask of lr_mult only
+        whether it is 0, as in the forks that have them.
         """
-        limit = self.settings.clip_gradients
-        if limit < 0:
-            return
-        present = [diff for diff in diffs if diff is not None]
-        norm = math.sqrt(sum(float(np.vdot(diff, diff)) for diff in present))
-        if norm > limit:
-            for diff in present:
-                diff *= np.float32(limit / norm)
+        settings, rate = self.settings, rates.rate
+        if not (self.adapts and (settings.larc or settings.local_lr_auto)) or not param.lr_mult:
+            return rate * param.lr_mult
+        weights, gradient = norm(data), norm(diff) / settings.iter_size
+        if not (weights > 0 and gradient > 0):
+            return rate
+        if settings.local_lr_auto:
+            # You et al., "Large batch training of convolutional networks", 2017, as in IntelCaffe.
+            decay = rates.weight_decay * param.decay_mult
+            return rate * settings.local_gw_ratio * weights / (gradient + decay * weights)
+        # The same by NVCaffe, which leaves out the decay, and what momentum adds to the steps.
+        trust = (1 - rates.momentum) * settings.larc_eta * weights / gradient
+        return min(rate, trust) if settings.larc_policy == "clip" else rate * trust
 
-    def _decay(self, param: Param, data: Blob, diff: Blob) -> None:
-        decay = np.float32(self.settings.weight_decay * param.decay_mult)
-        if decay:
-            diff += decay * (np.sign(data) if self.settings.regularization_type == "L1" else data)
+
+def _penalty(values: Blob, decay: np.float32, absolute: bool) -> Blob:
+    """Return the gradient of a penalty on a piece of a param: its L1 norm, or half its square."""
+    found = spare(values)
+    if absolute:
+        np.sign(values, out=found)
+        found *= decay
+    else:
+        np.multiply(values, decay, out=found)
+    return found
 
 
 class SGD(UpdateRule):
     """v = momentum v + rate g; w -= v."""
 
-    rate_in_history = True
+    passes_over_frozen = True
+    adapts = True
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         (history,) = past
-        history *= np.float32(self.settings.momentum)
-        history += rate * diff
+        history *= np.float32(rates.momentum)
+        diff *= rate
+        history += diff
         diff[...] = history
 
 
@@ -180,24 +183,28 @@ class Nesterov(UpdateRule):
     Source: Sutskever et al., ICML 2013.
     """
 
-    rate_in_history = True
+    passes_over_frozen = True
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         momentum = np.float32(self.settings.momentum)
         (history,) = past
-        previous = history.copy()
-        history *= momentum
-        history += rate * diff
-        diff[...] = (1 + momentum) * history - momentum * previous
+        before = spare(diff)
+        np.multiply(history, momentum, out=before)
+        diff *= rate
+        np.add(before, diff, out=history)
+        np.multiply(history, 1 + momentum, out=diff)
+        diff -= before
 
 
 class AdaGrad(UpdateRule):
     """h += g^2; w -= rate g / (sqrt(h) + delta). Duchi et al., JMLR 2011."""
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         (history,) = past
-        history += diff * diff
-        diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
+        square = spare(diff)
+        np.multiply(diff, diff, out=square)
+        history += square
+        _divide_by_root(diff, rate, history, self.settings.delta)
 
 
 class RMSProp(UpdateRule):
@@ -206,12 +213,11 @@ class RMSProp(UpdateRule):
     2012.
     """
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
-        decay = np.float32(self.settings.rms_decay)
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         (history,) = past
-        history *= decay
-        history += (1 - decay) * diff * diff
-        diff *= rate / (np.sqrt(history) + np.float32(self.settings.delta))
+        decay = np.float32(self.settings.rms_decay)
+        _average_squares(history, diff, decay, 1 - decay)
+        _divide_by_root(diff, rate, history, self.settings.delta)
 
 
 class AdaDelta(UpdateRule):
@@ -222,36 +228,89 @@ class AdaDelta(UpdateRule):
 
     slots = 2
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         momentum = np.float32(self.settings.momentum)
         delta = np.float32(self.settings.delta)
         gradients, updates = past
-        gradients *= momentum
-        gradients += (1 - momentum) * diff * diff
-        diff *= np.sqrt((updates + delta) / (gradients + delta))
-        updates *= momentum
-        updates += (1 - momentum) * diff * diff
+        _average_squares(gradients, diff, momentum, 1 - momentum)
+        above, below = spare(diff), spare(diff, 1)
+        np.add(updates, delta, out=above)
+        np.add(gradients, delta, out=below)
+        above /= below
+        np.sqrt(above, out=above)
+        diff *= above
+        _average_squares(updates, diff, momentum, 1 - momentum)
         diff *= rate
 
 
 class Adam(UpdateRule):
-    """m, v: running means of g and g^2 with their start corrected for. Kingma and Ba, ICLR 2015."""
+    """m, v: running means of g and g^2 with their start corrected for. Kingma and Ba, ICLR 2015.
+
+    In the form at the end of its section 2: delta stands beside the uncorrected root.
+    """
 
     slots = 2
 
-    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, iteration: int) -> None:
-        beta1, beta2 = self.settings.momentum, self.settings.momentum2
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         mean, square = past
+        first, second = self._average(mean, square, diff, rates)
+        scale = np.float32(rate * (math.sqrt(second) / first))
+        root = spare(diff)
+        np.sqrt(square, out=root)
+        root += np.float32(self.settings.delta)
+        np.multiply(mean, scale, out=diff)
+        diff /= root
+
+    def _average(self, mean: Blob, square: Blob, diff: Blob, rates: Rates) -> tuple[float, float]:
+        """Take a gradient into the running means; return what their weights have added up to."""
+        beta1, beta2 = self.settings.momentum, self.settings.momentum2
+        part = spare(diff)
         mean *= np.float32(beta1)
-        mean += np.float32(1 - beta1) * diff
-        square *= np.float32(beta2)
-        square += np.float32(1 - beta2) * diff * diff
-        time = iteration + 1
-        correction = math.sqrt(1 - beta2**time) / (1 - beta1**time)
-        scale = np.float32(rate * correction)
-        diff[...] = scale * mean / (np.sqrt(square) + np.float32(self.settings.delta))
+        np.multiply(diff, np.float32(1 - beta1), out=part)
+        mean += part
+        _average_squares(square, diff, np.float32(beta2), np.float32(1 - beta2))
+        time = rates.iteration + 1
+        return 1 - beta1**time, 1 - beta2**time
+
+
+class AdamW(Adam):
+    """Adam whose weight decay is w -= rate decay w beside its step. Loshchilov and Hutter.
+
+    ICLR 2019, algorithm 2: delta stands beside the corrected root.
+    """
+
+    passes_over_frozen = True
+    decoupled = True
+
+    def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
+        mean, square = past
+        first, second = self._average(mean, square, diff, rates)
+        root = spare(diff)
+        np.sqrt(square, out=root)
+        root *= np.float32(1 / math.sqrt(second))
+        root += np.float32(self.settings.delta)
+        np.multiply(mean, np.float32(rate / first), out=diff)
+        diff /= root
+
+
+def _average_squares(mean: Blob, values: Blob, keep: np.float32, take: np.float32) -> None:
+    """Mean = keep mean + take values^2, in place."""
+    square = spare(values)
+    mean *= keep
+    np.multiply(values, take, out=square)
+    square *= values
+    mean += square
+
+
+def _divide_by_root(diff: Blob, rate: np.float32, history: Blob, delta: float) -> None:
+    """Diff *= rate / (sqrt(history) + delta), in place."""
+    root = spare(diff)
+    np.sqrt(history, out=root)
+    root += np.float32(delta)
+    np.divide(rate, root, out=root)
+    diff *= root
 
 
 RULES: dict[str, type[UpdateRule]] = {
-    rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam)
+    rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam, AdamW)
 }
