@@ -10,7 +10,7 @@ from typing import TypeVar
 from netc.assemble import shaped
 from netc.errors import NetcError, Problem, Span, in_order, nearest
 from netc.graph.build import NetState, net_state
-from netc.layers.types import Phase
+from netc.layers.types import CodeHost, Phase
 from netc.plan.need import find_need
 from netc.report.problems import FileReport
 from netc.schema import netc_pb2, read_net, read_solver, resolve
@@ -27,20 +27,21 @@ def check(
     level: int = 0,
     stages: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    host: CodeHost | None = None,
 ) -> list[FileReport]:
     """Check the text, the layers and the settings of nets and solvers, told apart by content.
 
     A net is built for each phase that its text speaks of, a solver with all of its nets; `level`
     and `stages` are compared with include and exclude rules. Absent data is no problem where
-    `shapes` (by blob name) or the settings tell its shape. A mistake is in one report only, the
-    first of a file that leads to it.
+    `shapes` (by blob name) or the settings tell its shape. `host` allows the code of Python layers
+    to run. A mistake is in one report only, the first of a file that leads to it.
     """
     told: set[object] = set()
     blobs: set[str] = set()
     all_built = True
     reports = []
     for file in files:
-        one = _FileCheck(file, level, tuple(stages), shapes or {})
+        one = _FileCheck(file, level, tuple(stages), shapes or {}, host)
         summary = one.run()
         blobs |= one.blobs
         all_built &= bool(one.blobs)
@@ -84,8 +85,10 @@ class _FileCheck:
         level: int,
         stages: tuple[str, ...],
         shapes: Mapping[str, Sequence[int]],
+        host: CodeHost | None,
     ) -> None:
         self.file = file
+        self.host = host
         self.level = level
         self.stages = stages
         self.shapes = shapes
@@ -142,7 +145,15 @@ class _FileCheck:
             self.blobs |= tops
             given = {name: shape for name, shape in self.shapes.items() if name in tops}
             graph = self._attempt(
-                partial(shaped, source, state, shapes=given, assume=True, leave_open=True)
+                partial(
+                    shaped,
+                    source,
+                    state,
+                    shapes=given,
+                    assume=True,
+                    leave_open=True,
+                    host=self.host,
+                )
             )
             if graph is None:
                 continue

@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "cli": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
-        "learned export ingest report train checking upgrading",
+        "learned export ingest report train checking upgrading pycaffe",
         "google numpy",
     ),
     "__main__": ("cli", ""),

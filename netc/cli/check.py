@@ -22,6 +22,7 @@ def configure(parser: options.Parser) -> None:
     options.shape_options(parser)
     options.state_options(parser)
     options.format_option(parser, "text", "json")
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +31,13 @@ def run(args: argparse.Namespace) -> int:
     from netc.report.machine import to_json
     from netc.report.problems import as_objects, as_text
 
-    reports = check(args.file, level=args.level, stages=args.stage, shapes=dict(args.shape))
+    reports = check(
+        args.file,
+        level=args.level,
+        stages=args.stage,
+        shapes=dict(args.shape),
+        host=options.code_host(args),
+    )
     if args.format == "json":
         print(to_json(as_objects(reports)))
         for report in reports:

@@ -45,6 +45,7 @@ def configure(parser: options.Parser) -> None:
         help="whose forward pass to compare with (default reference)",
     )
     options.format_option(parser, "text", "json")
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         args.stage,
         shapes=dict(args.shape),
         assume=True,
+        # Well-known layers have an ONNX form, their code has none.
+        host=options.code_host(args, known=True),
     )
     remarks = [f"note: {note}" for note in graph.notes]
     tell = remarks.append if args.format == "json" else print

@@ -16,6 +16,8 @@ from netc.errors import Problem, nearest
 if TYPE_CHECKING:
     import logging
 
+    from netc.runtime.code import CodeHost
+
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?P<value>=.*)?", re.DOTALL)
 
@@ -255,6 +257,25 @@ def iterations_option(parser: Parser, what: str) -> None:
     parser.flag(
         "iterations", type=count, default=50, metavar="N", help=f"{what} (default 50, as in Caffe)"
     )
+
+
+def python_option(parser: Parser) -> None:
+    """Add -allow_python_layers."""
+    parser.flag(
+        "allow_python_layers",
+        action="store_true",
+        help="run the code of Python layers: their modules are imported from PYTHONPATH and do "
+        "whatever you may do, so allow it for nets that you trust",
+    )
+
+
+def code_host(args: argparse.Namespace, *, known: bool = False) -> CodeHost | None:
+    """Return what runs the code of Python layers, None unless the flag allows it."""
+    if not args.allow_python_layers:
+        return None
+    from netc.pycaffe.code import told_host
+
+    return told_host(known=known)
 
 
 def require_weights(args: argparse.Namespace) -> None:

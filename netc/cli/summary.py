@@ -19,6 +19,7 @@ def configure(parser: options.Parser) -> None:
     options.shape_options(parser)
     parser.flag("backend", default="auto", metavar="NAME", help="whose plan tells the memory")
     options.format_option(parser, "text", "json", "markdown")
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         args.stage,
         shapes=dict(args.shape),
         assume=True,
+        host=options.code_host(args),
     )
     make = partial(plan, graph, find_backend(args.backend))
     print(render(summarize(graph, make), args.format))

@@ -20,6 +20,7 @@ def configure(parser: options.Parser) -> None:
     options.iterations_option(parser, "batches to run")
     options.backend_options(parser)
     options.format_option(parser, "text", "json")
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     options.require_weights(args)
     with log_to():
         options.mention_gpu(args.gpu, logger)
-        net = load_net(args.model, Phase[args.phase], args.level, args.stage)
+        net = load_net(
+            args.model, Phase[args.phase], args.level, args.stage, host=options.code_host(args)
+        )
         for note in net.graph.notes:
             logger.warning("%s", note)
         scored = executor(net, find_backend(args.backend), train=False)

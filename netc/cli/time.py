@@ -23,6 +23,7 @@ def configure(parser: options.Parser) -> None:
     options.shape_options(parser)
     options.backend_options(parser)
     options.format_option(parser, "text", "json", "markdown")
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
     shapes = dict(args.shape)
     net = load_net(
-        args.model, Phase[args.phase], args.level, args.stage, shapes=shapes, assume=True
+        args.model,
+        Phase[args.phase],
+        args.level,
+        args.stage,
+        shapes=shapes,
+        assume=True,
+        host=options.code_host(args),
     )
     backend = find_backend(args.backend)
     if args.plan:

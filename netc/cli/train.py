@@ -39,10 +39,14 @@ def configure(parser: options.Parser) -> None:
     options.state_options(parser)
     flag("quiet", action="store_true", help="no progress row on the terminal")
     options.backend_options(parser)
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    from functools import partial
+
+    from netc.assemble import assembled
     from netc.backends import find_backend
     from netc.schema import override, read_solver
     from netc.train import signals, tuning
@@ -73,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             action=actions,
             level=args.level,
             stages=args.stage,
+            make=partial(assembled, host=options.code_host(args)),
         )
         solver.on(Point.ITERATED, lambda solver: row.show(solver.progress()))
         tuning.start(solver, split_list(args.weights) if args.weights else [], args.snapshot)

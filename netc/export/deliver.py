@@ -47,7 +47,7 @@ def deliver(
     """
     _refuse_sources(output, [graph.file, *weights])
     check_writable(output)
-    if batch is None and any(node.layer.reads_data for node in graph.nodes):
+    if batch is None and any(n.layer.is_source() and not n.layer.fed for n in graph.nodes):
         batch = "dynamic"
     graph = deploy(graph)
     if outputs:

@@ -28,7 +28,7 @@ def deploy(graph: Graph) -> Graph:
     tops = _activation_tops(graph, stands)
     wanted = _outputs(graph, stands)
     kept = _ancestors(graph, stands, wanted)
-    if not any(not graph.nodes[i].layer.fed and not graph.nodes[i].layer.reads_data for i in kept):
+    if all(graph.nodes[i].layer.is_source() for i in kept):
         raise fail(
             f"net '{graph.name}' computes nothing for inference",
             expected="a layer that is neither data nor accuracy",
@@ -42,7 +42,7 @@ def deploy(graph: Graph) -> Graph:
     nodes = []
     for i in sorted(kept):
         node = graph.nodes[i]
-        if node.layer.reads_data or node.layer.fed:
+        if node.layer.is_source():
             node = _as_input(node, graph, read)
         elif _replaced(graph, stands, i):
             node = _as_activation(node, graph, stands[i], tops[i])
@@ -132,7 +132,7 @@ def _outputs(graph: Graph, stands: list[Layer | None]) -> set[str]:
             (wanted if node.layer.loss else judged).update(node.bottoms[:1])
         elif _replaced(graph, stands, i):
             wanted.add(node.bottoms[0])
-        elif not node.layer.reads_data and not node.layer.fed:
+        elif not node.layer.is_source():
             wanted.update(key for key in node.tops if not graph.readers[key])
     return wanted or judged
 

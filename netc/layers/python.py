@@ -38,11 +38,13 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
+    OnnxBuilder,
     ParamType,
     Part,
     Phase,
     Refusal,
     Signature,
+    Value,
     at_least,
     exactly,
 )
@@ -56,8 +58,9 @@ class Python(Layer):
     Well-known ones are run as netc's own types, by the names of module and class. Others run where
     `-allow_python_layers` says so, as in pycaffe: `setup` once, `reshape` and `forward` in each
     pass, `backward` for the gradients. `param_str` is handed to the class as it is;
-    `share_in_parallel` changes nothing here. Such a layer draws its random numbers itself, and its
-    tops keep the shapes that `setup` and `reshape` gave them first.
+    `share_in_parallel` changes nothing here. `reshape` and `forward` may give tops other shapes in
+    each pass, and the net follows. Such a layer draws its random numbers, and remembers where it is
+    in its data, by itself, so that a snapshot does not know of them.
 
     ONNX: none, where its code is not one of netc's own types.
     """
@@ -66,6 +69,7 @@ class Python(Layer):
     layer: str = ""
     param_str: str = ""
     share_in_parallel: bool = False
+    loss_weight: tuple[float, ...] = ()
     phase: Phase = Phase.TRAIN
     bottom: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
@@ -84,8 +88,8 @@ class Python(Layer):
                     setting=name,
                 )
         make = WELL_KNOWN.get((self.module, self.layer))
-        if host is not None and (make is None or host.has(self.module)):
-            return PythonCode(self, host.kept(self, lambda: _Code(host, self)))
+        if host is not None and (make is None or (host.has(self.module) and not host.known)):
+            return PythonCode(self, _Code(host, self))
         if make is not None:
             settings = Settings(self.param_str)
             known = make(self, settings)
@@ -95,9 +99,9 @@ class Python(Layer):
 
     def _not_allowed(self) -> Refusal:
         of_module = [name for module, name in WELL_KNOWN if module == self.module]
-        alike = nearest(self.layer, of_module) or nearest(
-            self.module, {module for module, _ in WELL_KNOWN}
-        )
+        # Of another module only if it has such a class.
+        modules = {module for module, name in WELL_KNOWN if nearest(self.layer, [name])}
+        alike = nearest(self.layer, of_module) or nearest(self.module, modules)
         return Refusal(
             f"the Python code of class {self.module}.{self.layer} is not allowed to run",
             expected="a well-known class, which needs no code, or -allow_python_layers",
@@ -377,6 +381,21 @@ class _Code:
         self.host = host
         self._text = text
         self._object: Any = None
+        self._first: dict[tuple[BlobType, ...], Signature] = {}
+
+    def signature(self, bottoms: tuple[BlobType, ...]) -> Signature:
+        """Return what the layer says of bottoms of these shapes when they are met first.
+
+        It is not asked again: it may open the next image there.
+        """
+        if bottoms not in self._first:
+            tops = [Blob(self.host, ()) for _ in self._text.top]
+            self.shape([Blob(self.host, bottom.shape) for bottom in bottoms], tops)
+            self._first[bottoms] = Signature(
+                tuple(BlobType(top.shape) for top in tops),
+                tuple(ParamType(p.shape, Given(values=p.data.copy())) for p in self.params),
+            )
+        return self._first[bottoms]
 
     def shape(self, bottoms: list[Blob], tops: list[Blob]) -> None:
         """Set the tops' shapes, as Caffe does before each forward pass."""
@@ -429,6 +448,7 @@ class PythonCode(Layer):
     type: ClassVar[str] = "Python"
     bottoms: ClassVar[Arity] = at_least(0)
     tops: ClassVar[Arity] = at_least(0)
+    data_dependent: ClassVar[bool] = True
 
     def show(self, params: Sequence[Array], diffs: Sequence[Array]) -> None:
         """Let these be the arrays of the object's own `blobs`, between passes."""
@@ -439,13 +459,7 @@ class PythonCode(Layer):
         return [Blob(self.code.host, ()) for _ in range(n)]
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        below = [Blob(self.code.host, bottom.shape) for bottom in bottoms]
-        tops = self._blobs(len(self.text.top))
-        self.code.shape(below, tops)
-        return Signature(
-            tuple(BlobType(top.shape) for top in tops),
-            tuple(ParamType(p.shape, Given(values=p.data.copy())) for p in self.code.params),
-        )
+        return self.code.signature(bottoms)
 
     def _given(self, arrays: tuple[Array, ...]) -> list[Blob]:
         blobs = self._blobs(len(arrays))
@@ -470,9 +484,23 @@ class PythonCode(Layer):
                     f"the layer has changed the shape of top {index}",
                     expected=f"shape {BlobType(out.shape)}, which the net was built for",
                     got=f"shape {BlobType(top.shape)}",
-                    hint="the shapes of a net are fixed: give the tops their largest shape",
+                    hint="the shapes of this net are fixed: give the tops their largest shape",
                 )
         return tuple(top.data for top in tops)
+
+    def is_source(self) -> bool:
+        return not self.text.bottom
+
+    def deployed(self) -> Layer | None:
+        return None if any(self.text.loss_weight) else self
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            f"what {self.text.module}.{self.text.layer} does is said in Python, not in ONNX",
+            hint="-outputs gives out blobs before it, which can be exported",
+        )
 
     def backward(self, call: BackwardCall) -> Gradients:
         tops, below = self._given(call.tops), self._given(call.bottoms)

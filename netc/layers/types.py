@@ -304,7 +304,15 @@ class OnnxBuilder(Protocol):
 
 
 class CodeHost(Protocol):
-    """What runs the code of Python layers. Whoever gives one to a net allows that code to run."""
+    """What runs the code of Python layers. Whoever gives one to a net allows that code to run.
+
+    `known` says to leave the code of well-known layers aside, although it is there.
+    """
+
+    @property
+    def known(self) -> bool:
+        """See above."""
+        ...
 
     def has(self, module: str) -> bool:
         """Say whether the module can be found; runs nothing."""
@@ -312,13 +320,6 @@ class CodeHost(Protocol):
 
     def load(self, module: str, name: str) -> Any:
         """Import the module and return the class of that name; raise `Refusal` if it cannot."""
-        ...
-
-    def kept(self, layer: Layer, make: Callable[[], Any]) -> Any:
-        """Return what `make` gives, or what it gave for the same layer of the net before.
-
-        A host for one net that is built anew for other shapes keeps its objects.
-        """
         ...
 
     def run(self, method: Callable[..., object], *arguments: object) -> None:
@@ -457,6 +458,10 @@ class Layer:
         Types that only move or compare data cost 0.
         """
         return 0
+
+    def is_source(self) -> bool:
+        """Say whether its tops are data from outside, which are inputs of a net for inference."""
+        return self.fed or self.reads_data
 
     def deployed(self) -> Layer | None:
         """Return what stands in this layer's place in a net for inference; None drops it.

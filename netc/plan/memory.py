@@ -76,9 +76,9 @@ class Memory:
 def visible_blobs(graph: Graph, keep: Iterable[str]) -> frozenset[str]:
     """Return the blobs that must be there after a pass: inputs, outputs, losses, and `keep`.
 
-    What was read from files stays too, so that a pass can be repeated to find where it went wrong.
+    Data stay too, so that a pass can be repeated to find where it went wrong.
     """
-    sources = [key for node in graph.nodes if node.layer.reads_data for key in node.tops]
+    sources = [key for node in graph.nodes if node.layer.is_source() for key in node.tops]
     losses = [blob.key for blob in graph.loss_blobs]
     return frozenset((*graph.inputs, *graph.outputs, *sources, *losses, *keep))
 

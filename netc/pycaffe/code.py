@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from netc.errors import fail
 from netc.layers.python import PythonCode
 from netc.layers.types import Layer
-from netc.runtime.code import CodeHost, add_aliases
+from netc.runtime.code import CodeHost, aliases
 
 _allowed = True
 
@@ -28,32 +29,32 @@ def allow_python_layers(allowed: bool = True) -> None:
     _allowed = allowed
 
 
-def host() -> KeepingHost | None:
-    """Return what runs the Python layers of one net; None where they are not allowed."""
+def host() -> CodeHost | None:
+    """Return what runs the Python layers of a net; None where they are not allowed."""
+    return _Raising(_package()) if _allowed else None
+
+
+def told_host(*, known: bool = False) -> CodeHost:
+    """Return what runs Python layers for those who tell what went wrong in words.
+
+    `known` is as for `CodeHost`.
+    """
+    return CodeHost(_package(), known=known)
+
+
+def _package() -> ModuleType:
     import netc.pycaffe
 
-    return KeepingHost(netc.pycaffe) if _allowed else None
+    return netc.pycaffe
 
 
-class KeepingHost(CodeHost):
-    """Runs the Python layers of one net: each is one object, whatever shapes the net takes on.
-
-    What the code raises comes out as it is, with its traceback, as from pycaffe.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._kept: dict[Layer, Any] = {}
-
-    def kept(self, layer: Layer, make: Callable[[], Any]) -> Any:
-        """Return what `make` gave for the layer first."""
-        if layer not in self._kept:
-            self._kept[layer] = make()
-        return self._kept[layer]
+class _Raising(CodeHost):
+    """What the code raises comes out as it is, with its traceback, as from pycaffe."""
 
     def run(self, method: Callable[..., object], *arguments: object) -> None:
         """Call a method of a layer."""
-        method(*arguments)
+        with self.caffe():
+            method(*arguments)
 
 
 def object_of(layer: Layer) -> Any:
@@ -77,6 +78,6 @@ def install() -> None:
             expected="install() before the first `import caffe`",
             got=str(getattr(other, "__file__", other)),
         )
-    add_aliases("caffe", package)
+    sys.modules.update(aliases("caffe", package))
     # The names under which pycaffe's own classes can be imported too.
     sys.modules.update({"caffe.pycaffe": package, "caffe._caffe": package})

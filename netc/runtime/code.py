@@ -5,28 +5,35 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.layers.types import Layer, Refusal
+from netc.layers.types import Refusal
 
 
 class CodeHost:
     """Runs the code of Python layers; to make one is to allow that.
 
-    `caffe` is the package that `import caffe`, `import caffe.io` and the like mean while a layer's
-    module is imported, on a machine without Caffe. Modules are found on `sys.path`, as everywhere.
-    Fulfils the Protocol of `netc.layers.types`.
+    `caffe` is the package that `import caffe`, `import caffe.io` and the like mean in that code,
+    also where BVLC's is installed, whose base class belongs to its own nets; only a `caffe` that
+    the process has imported itself stays. `known` says to leave the code of well-known layers
+    aside. Modules are found on `sys.path`, as everywhere. Fulfils the Protocol of
+    `netc.layers.types`.
     """
 
-    def __init__(self, caffe: ModuleType | None = None) -> None:
-        self._caffe = caffe
+    def __init__(self, caffe: ModuleType | None = None, *, known: bool = False) -> None:
+        self.known = known
+        # Caffe's modules by the names that code has for them: "caffe", "caffe.io", ...
+        self._names = {} if caffe is None else aliases("caffe", caffe)
 
     def has(self, module: str) -> bool:
         """Say whether the module can be found; of a package only the outermost is looked for."""
@@ -38,16 +45,17 @@ class CodeHost:
 
     def load(self, module: str, name: str) -> Any:
         """Import the module and return the class."""
-        with self._with_caffe():
+        with self.caffe():
             try:
                 found = importlib.import_module(module)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                absent = isinstance(error, ModuleNotFoundError) and (error.name or "") in module
                 raise Refusal(
                     f"the Python module '{module}' cannot be imported",
                     expected="a module on the path of Python",
                     got=_said(error),
                     hint=f"is its folder missing in PYTHONPATH? Searched: {_first(sys.path)}"
-                    if isinstance(error, ModuleNotFoundError)
+                    if absent
                     else _place(error),
                     setting="module",
                 ) from error
@@ -61,42 +69,39 @@ class CodeHost:
             )
         return getattr(found, name)
 
-    def kept(self, layer: Layer, make: Callable[[], Any]) -> Any:
-        """Return a new object for a layer."""
-        return make()
-
     def run(self, method: Callable[..., object], *arguments: object) -> None:
         """Call a method of a layer."""
-        try:
-            method(*arguments)
-        except Exception as error:
-            name = getattr(method, "__qualname__", "a method")
-            raise Refusal(
-                f"the Python code of {name} has failed", got=_said(error), hint=_place(error)
-            ) from error
+        with self.caffe():
+            try:
+                method(*arguments)
+            except (Exception, SystemExit) as error:
+                name = getattr(method, "__qualname__", "a method")
+                raise Refusal(
+                    f"the Python code of {name} has failed", got=_said(error), hint=_place(error)
+                ) from error
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an array of zeros."""
         return np.zeros(shape, np.float32)
 
     @contextlib.contextmanager
-    def _with_caffe(self) -> Iterator[None]:
-        """Let `import caffe` mean something in this block, where it would mean nothing."""
-        if self._caffe is None or self.has("caffe"):
+    def caffe(self) -> Iterator[None]:
+        """Let `import caffe`, and its modules, mean ours in this block."""
+        if not self._names or "caffe" in sys.modules:
             yield
             return
-        added = add_aliases("caffe", self._caffe)
+        sys.modules.update(self._names)
         try:
             yield
         finally:
-            for name in added:
-                del sys.modules[name]
+            for name in self._names:
+                sys.modules.pop(name, None)
 
 
-def add_aliases(name: str, package: ModuleType) -> list[str]:
-    """Let a package and its modules, as far as they are imported, be imported by another name too.
+def aliases(name: str, package: ModuleType) -> dict[str, ModuleType]:
+    """Return a package and its modules, as far as they are imported, by other names.
 
-    Returns the names that this adds to `sys.modules`.
+    In `sys.modules` they let `import name` and `import name.module` mean these.
     """
     inside = f"{package.__name__}."
     found = {
@@ -104,20 +109,31 @@ def add_aliases(name: str, package: ModuleType) -> list[str]:
         for other, module in sys.modules.items()
         if other.startswith(inside)
     }
-    found[name] = package
-    sys.modules.update(found)
-    return list(found)
+    return {**found, name: package}
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+#: Whose lines are not the user's: those of Python, of what is installed beside it, and ours.
+_NOT_THEIRS = (
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]) + os.sep,
+    "<frozen ",
+)
+# Lines of the user's code that are told, the one that failed last.
+_MOST_LINES = 3
 
 
-def _place(error: Exception) -> str:
-    """Return where in the layer's own code an error was raised."""
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the layer's own code an error was raised, and how it came there."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__]
-    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
+    lines = [f"{frame.filename}:{frame.lineno}: {frame.line}" for frame in own or frames[-1:]]
+    if isinstance(error, SyntaxError) and error.filename:
+        lines = [f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"]
+    return "\n".join(lines[-_MOST_LINES:])
 
 
 def _first(path: list[str]) -> str:

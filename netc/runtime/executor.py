@@ -418,18 +418,19 @@ class Executor:
         """
         self._follow_feeds(0, len(self.plan.graph.nodes))
         self._clock.number += 1
-        for direction, steps in (
-            (Direction.FORWARD, self._forward_steps()),
-            # Of the plan that the forward pass has ended with.
-            (Direction.BACKWARD, (step for step in self._backward)),
-        ):
-            for node, call in steps:
-                self.backend.synchronize()
-                begin = time.perf_counter()
-                with _caffes_arithmetic():
-                    call()
-                self.backend.synchronize()
-                yield direction, node, time.perf_counter() - begin
+        for node, call in self._forward_steps():
+            yield Direction.FORWARD, node, self._seconds(call)
+        # The forward pass may have ended with another plan.
+        for node, call in self._backward:
+            yield Direction.BACKWARD, node, self._seconds(call)
+
+    def _seconds(self, call: Prepared) -> float:
+        self.backend.synchronize()
+        begin = time.perf_counter()
+        with _caffes_arithmetic():
+            call()
+        self.backend.synchronize()
+        return time.perf_counter() - begin
 
     def first_nonfinite(self) -> tuple[Node, str] | None:
         """Run forward again on the same inputs.
