@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from netc.weights import (
     preview,
     read_weights,
 )
+from netc.weights.transfer import AS_SAVED, Transfer
 from netc.weights.types import FloatArray
 
 
@@ -52,20 +54,52 @@ def load_weights(
     files: Sequence[str],
     *,
     exact: bool = False,
+    transfer: Transfer = AS_SAVED,
     tell: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Copy weights into a net by layer name, the last file winning.
+) -> Match:
+    """Copy weights into a net by layer name, the last file winning; return what came from where.
 
-    `tell` gets the lines of the preview: what is copied, freshly filled, clashing, unused. Raises
-    NetcError for files that cannot be read and for shapes that clash, before anything is copied.
-    With `exact` every layer must be in the files (a snapshot's).
+    `transfer` says what is renamed on the way, and what may be copied in part. `tell` gets the
+    lines of the preview: what is copied, freshly filled, clashing, unused. Raises NetcError for
+    files that cannot be read, for shapes that clash and for what `transfer` says in vain, before
+    anything is copied. With `exact` every layer must be in the files (a snapshot's).
     """
-    found = _match(net.plan.graph, files)
+    found = _match(net.plan.graph, files, transfer)
     for line in found.preview_lines():
         tell(line)
     found.check(complete=exact)
-    for param, values in _values(net.plan.graph, found):
+    for param, values, whole in _values(net.plan.graph, found):
+        if not whole:
+            rows = values
+            values = _host(net, net.param_array(param))
+            values[: len(rows)] = rows
         net.set_param(param, net.backend.xp.asarray(values))
+    return found
+
+
+def start_of(
+    graph: Graph, files: Sequence[str], transfer: Transfer, seed: int
+) -> tuple[Match, Iterator[FloatArray]]:
+    """Return where the training of a net began: what came from where, and each param, in order.
+
+    The values are those of the files, as `load_weights` copies them, and where these have none
+    those that the fillers give from the seed. They come one by one, as a large net has many.
+    """
+    found = _match(graph, files, transfer)
+    found.check()
+    return found, _starts(graph, found, seed)
+
+
+def _starts(graph: Graph, found: Match, seed: int) -> Iterator[FloatArray]:
+    loaded: dict[int, FloatArray] = {}
+    for param, values, _ in _values(graph, found):
+        loaded[param] = values
+    for index, param_type in enumerate(graph.params):
+        start = np.zeros(param_type.shape, np.float32)
+        fill_param(graph, index, start, np, seed)
+        if index in loaded:
+            start.reshape(-1)[: loaded[index].size] = loaded[index].reshape(-1)
+        yield start
 
 
 def read_params(
@@ -82,12 +116,12 @@ def read_params(
     if fill:
         for index in range(len(params)):
             fill_param(graph, index, params[index], np, seed)
-    for param, values in _values(graph, found):
+    for param, values, _ in _values(graph, found):
         params[param].reshape(values.shape)[...] = values
     return params, found
 
 
-def _match(graph: Graph, files: Sequence[str]) -> Match:
+def _match(graph: Graph, files: Sequence[str], transfer: Transfer = AS_SAVED) -> Match:
     layers = [
         LayerParams(
             node.name,
@@ -95,17 +129,22 @@ def _match(graph: Graph, files: Sequence[str]) -> Match:
             node.span,
             node.type,
             tuple(graph.params[use.param].owner != index for use in node.params),
+            node.layer.dense(),
         )
         for index, node in enumerate(graph.nodes)
     ]
-    return preview([read_weights(file) for file in files], layers)
+    return preview([read_weights(file) for file in files], layers, transfer)
 
 
-def _values(graph: Graph, found: Match) -> Iterator[tuple[int, FloatArray]]:
-    """Yield the index of each param that the files have, and its values."""
+def _values(graph: Graph, found: Match) -> Iterator[tuple[int, FloatArray, bool]]:
+    """Yield the index of each param that the files have, its values, and whether these are all.
+
+    If not, they are its first rows.
+    """
     for (index, position), values in found.values.items():
         use = graph.nodes[index].params[position]
-        yield use.param, values.reshape(use.shape)
+        whole = values.size == math.prod(use.shape)
+        yield use.param, values.reshape(use.shape) if whole else values, whole
 
 
 def _host(net: Executor, array: object) -> np.ndarray:

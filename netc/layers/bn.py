@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from netc.layers.activation import Elementwise
@@ -219,6 +219,10 @@ class BN(AffineNorm):
             inference = self.bn_mode is BNMode.INFERENCE
             return Statistics.NONE if inference else Statistics.BATCH
         return Statistics.STORED if self.frozen or self.phase is Phase.TEST else Statistics.BATCH
+
+    def settled(self) -> BN:
+        # SegNet's has nothing stored that it could use.
+        return self if self._segnet else replace(self, frozen=True)
 
     def epsilon(self) -> float:
         if self._segnet:

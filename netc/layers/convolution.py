@@ -20,7 +20,6 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
-    Neurons,
     OnnxBuilder,
     ParamType,
     Reads,
@@ -185,16 +184,10 @@ class Filtering(Windowed):
             sizes = [s.pixels for s in slides]
         top = BlobType((*x.shape[: x.axis(self.axis)], self.num_output, *sizes))
         weight = (windows, image // self.group, *(s.kernel for s in slides))
-        params = [ParamType(weight, self.weight_filler, neurons=self._neurons(weight))]
+        params = [ParamType(weight, self.weight_filler)]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((top,) * len(bottoms), tuple(params))
-
-    def _neurons(self, weight: tuple[int, ...]) -> Neurons:
-        if not self.transposed:
-            return Neurons.rows(weight)
-        per_group, taps = weight[0] // self.group, math.prod(weight[2:])
-        return Neurons((self.group, per_group, weight[1], taps), (1, 3))
 
     def _check(self, *bottoms: BlobType) -> int:
         """Return the number of channels; refuse what does not fit together."""
@@ -320,6 +313,9 @@ class Convolution(Filtering):
     Source: LeCun et al., Neural Computation 1(4), 1989; as a matrix product, Chellapilla et al.,
     IWFHR 2006.
     """
+
+    def dense(self) -> bool:
+        return self.group == 1
 
 
 @layer("Deconvolution", "convolution_param")

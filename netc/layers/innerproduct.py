@@ -13,7 +13,6 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
-    Neurons,
     OnnxBuilder,
     ParamType,
     Reads,
@@ -46,11 +45,13 @@ class InnerProduct(Layer):
         axis = x.axis(self.axis)
         k = x.span(axis)
         shape = (k, self.num_output) if self.transpose else (self.num_output, k)
-        neurons = Neurons.columns(shape) if self.transpose else Neurons.rows(shape)
-        params = [ParamType(shape, self.weight_filler, neurons=neurons)]
+        params = [ParamType(shape, self.weight_filler)]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((BlobType((*x.shape[:axis], self.num_output)),), tuple(params))
+
+    def dense(self) -> bool:
+        return not self.transpose
 
     def _matrix(self, x: Array) -> Array:
         """View a bottom as a matrix (M, K)."""
@@ -121,8 +122,7 @@ class Embed(Layer):
     def infer(self, *bottoms: BlobType) -> Signature:
         _check_positive("num_output", self.num_output, "embed_param")
         _check_positive("input_dim", self.input_dim, "embed_param")
-        shape = (self.input_dim, self.num_output)
-        params = [ParamType(shape, self.weight_filler, neurons=Neurons.columns(shape))]
+        params = [ParamType((self.input_dim, self.num_output), self.weight_filler)]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((BlobType((*bottoms[0].shape, self.num_output)),), tuple(params))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from netc.layers.activation import Elementwise, Engine
@@ -172,18 +172,20 @@ class BatchNorm(Elementwise):
     phase: Phase = Phase.TRAIN
 
     @property
-    def global_stats(self) -> bool:
-        """Whether stored statistics count, and not those of the batch."""
+    def _global(self) -> bool:
         if self.use_global_stats is None:
             return self.phase is Phase.TEST
         return self.use_global_stats
+
+    def settled(self) -> BatchNorm:
+        return replace(self, use_global_stats=True)
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
         """Return the layer with scale and bias where the text asks for them."""
         if not (self.scale_bias or self.scale_filler or self.bias_filler):
             return None
         fused = FusedBatchNorm(
-            statistic=Statistics.STORED if self.global_stats else Statistics.BATCH,
+            statistic=Statistics.STORED if self._global else Statistics.BATCH,
             fraction=self.moving_average_fraction,
             eps=max(self.eps, NVIDIA_EPS),
             scale_filler=self.scale_filler or Filler(value=1.0),
@@ -209,8 +211,9 @@ class BatchNorm(Elementwise):
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp = call.xp
         x, y = channelwise(call.bottoms[0]), channelwise(call.out[0])
-        if self.global_stats:
-            mean, variance = (v[:, None] for v in stored_statistics(xp, call.params))
+        sum_mean, sum_variance, weight = call.params
+        if self._global:
+            mean, variance = (_per_weight(xp, s, weight)[:, None] for s in (sum_mean, sum_variance))
             # The bottom may lie where the top lies: this is the last look at it.
             centred = xp.subtract(x, mean, out=y)
         else:
@@ -225,11 +228,11 @@ class BatchNorm(Elementwise):
         return (centred.reshape(call.out[0].shape),)
 
     def backward_reads(self) -> Reads:
-        return Reads.NOTHING if self.global_stats else Reads.TOP
+        return Reads.NOTHING if self._global else Reads.TOP
 
     def backward(self, call: BackwardCall) -> Gradients:
         dy, factor = channelwise(call.top_diffs[0]), call.kept[0]
-        if self.global_stats:
+        if self._global:
             dx = dy * factor
         else:
             y = channelwise(call.tops[0])
@@ -244,14 +247,14 @@ class BatchNorm(Elementwise):
     ) -> tuple[Value, ...]:
         x = bottoms[0]
         shape = x.shape
-        if not self.global_stats:
+        if not self._global:
             axes = [axis for axis in range(len(shape)) if axis != 1 or len(shape) == 1]
             centred = g.op("Sub", x, reduce_mean(g, x, axes))
             variance = reduce_mean(g, g.op("Mul", centred, centred), axes)
             deviation = g.op("Sqrt", g.op("Add", variance, g.constant(self.eps)))
             return (g.op("Div", centred, deviation),)
         arrays = [g.array(param) for param in params]
-        mean, variance = stored_statistics(g.xp, arrays)
+        mean, variance = (_per_weight(g.xp, total, arrays[2]) for total in arrays[:2])
         ones = g.xp.ones(mean.shape, "float32")
         constants = [g.constant(value) for value in (ones, 0 * ones, mean, variance)]
         if len(shape) == 1:
@@ -276,6 +279,9 @@ class FusedBatchNorm(AffineNorm):
     type: ClassVar[str] = "BatchNorm"
     param_names: ClassVar[tuple[str, ...]] = ("mean", "variance", "count", "weight", "bias")
 
+    def settled(self) -> FusedBatchNorm:
+        return replace(self, statistic=Statistics.STORED)
+
     def statistics(self) -> Statistics:
         return self.statistic
 
@@ -286,7 +292,8 @@ class FusedBatchNorm(AffineNorm):
         return 3, 4
 
     def stored(self, xp: ArrayNamespace, params: Sequence[Array]) -> tuple[Array, Array]:
-        return stored_statistics(xp, params)
+        mean, variance = (_per_weight(xp, total, params[2]) for total in params[:2])
+        return mean, variance
 
     def store(self, params: Sequence[Array], mean: Array, variance: Array, count: int) -> None:
         _gather(params, mean, variance, count, self.fraction)
@@ -391,10 +398,6 @@ def _gather(
         total += new
 
 
-def stored_statistics(xp: ArrayNamespace, params: Sequence[Array]) -> tuple[Array, Array]:
-    """Return the mean and variance that running sums stand for, 0 where nothing is in them yet."""
-    weight = params[2]
-    mean, variance = (
-        total / xp.where(weight == 0, 1, weight) * (weight != 0) for total in params[:2]
-    )
-    return mean, variance
+def _per_weight(xp: ArrayNamespace, total: Array, weight: Array) -> Array:
+    """Return the mean that a running sum stands for, 0 where there is nothing in it yet."""
+    return total / xp.where(weight == 0, 1, weight) * (weight != 0)

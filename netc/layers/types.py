@@ -90,34 +90,11 @@ class BlobType:
 
 
 @dataclass(frozen=True, slots=True)
-class Neurons:
-    """How the weights of a param belong to neurons.
-
-    In the shape `view` (of the same elements in the same order) those that come into one neuron
-    differ along `axes` only.
-    """
-
-    view: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    @classmethod
-    def rows(cls, shape: tuple[int, ...]) -> Neurons:
-        """Return what holds where each index of the first axis is a neuron."""
-        return cls((shape[0], math.prod(shape[1:])), (1,))
-
-    @classmethod
-    def columns(cls, shape: tuple[int, int]) -> Neurons:
-        """Return what holds where each index of the second of two axes is a neuron."""
-        return cls(shape, (0,))
-
-
-@dataclass(frozen=True, slots=True)
 class ParamType:
     """A learnable blob: shape, how it is first filled, and its rates where the text gives none.
 
-    `neurons` tells which weights come into which neuron, None for biases and other params that are
-    no such weights. `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other
-    than 0 is refused, unless `fixed` says that rates in the text have no effect (as in some forks).
+    `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is
+    refused, unless `fixed` says that rates in the text have no effect (as in some forks).
     """
 
     shape: tuple[int, ...]
@@ -126,7 +103,6 @@ class ParamType:
     decay_mult: float = 1.0
     frozen: bool = False
     fixed: bool = False
-    neurons: Neurons | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +421,22 @@ class Layer:
     def backward(self, call: BackwardCall) -> Gradients:
         """Return the gradients for the bottoms and params that are wanted."""
         raise TypeError(f"layer type {self.type} lacks a backward rule")
+
+    def dense(self) -> bool:
+        """Say whether param 0 is (outputs, inputs of each): what sums all of a window or a blob.
+
+        The inputs may be spread over several axes, in C order. So the weights of a fully connected
+        layer are those of a convolution with a kernel as large as its bottom.
+        """
+        return False
+
+    def settled(self) -> Layer:
+        """Return what stands in this layer's place while it is frozen: itself, mostly.
+
+        A type that gathers statistics as it runs gives one that uses those it has, with the same
+        params.
+        """
+        return self
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]

@@ -103,7 +103,8 @@ def test_every_clash_is_told_with_its_cure() -> None:
         "the weights have another shape for param 0 and 1 of layer 'fc8'\n"
         "  expected  shape (2, 4), (2,) as in the net\n"
         "  got       shape (9, 4), (9,) in dir/a.caffemodel\n"
-        '  hint      rename the layer to learn it afresh, e.g. name: "fc8_new"'
+        '  hint      rename the layer to learn it afresh, e.g. name: "fc8_new"\n'
+        "            or copy the rows that both have: -partial_copy fc8"
     )
     found = preview(file, layers)
     assert fates(found) == {"conv1": "copied", "fc7": "CLASH", "fc8": "CLASH"}
