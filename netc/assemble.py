@@ -75,6 +75,7 @@ class Plans:
         prepared: Callable[[Graph], Graph] = lambda graph: graph,
     ) -> None:
         self._net, self._prepared = net, prepared
+        self._change: Callable[[Graph], Graph] = lambda graph: graph
         keep = keep if isinstance(keep, str) else tuple(keep)
         self._plan = partial(plan, backend=backend, train=train, keep=keep, updates=updates)
         graph = prepared(net.graph)
@@ -99,13 +100,18 @@ class Plans:
         key = frozenset(sizes.items())
         found = self._plans.pop(key, None)
         if found is None:
-            graph = self._prepared(self._net.reshaped(sizes))
+            graph = self._prepared(self._change(self._net.reshaped(sizes)))
             _check_params(self.first.graph, graph)
             found = self._plan(graph, param_layouts=self._layouts, follow=self._follow)
         self._plans[key] = found
         if len(self._plans) > PLANS:
             del self._plans[next(iter(self._plans))]
         return found
+
+    def adapt(self, change: Callable[[Graph], Graph]) -> None:
+        """Have all plans from here on made of what `change` makes of the net."""
+        self._change = change
+        self._plans.clear()
 
 
 def _check_params(before: Graph, after: Graph) -> None:

@@ -44,9 +44,16 @@ class Sink(Protocol):
         ...
 
 
-#: Another plan of the same net: for these shapes of inputs, of data and of tops that depend on the
-#: data, by blob key.
-Replan = Callable[[Mapping[str, tuple[int, ...]]], Plan]
+class Replan(Protocol):
+    """Other plans of the same net."""
+
+    def __call__(self, sizes: Mapping[str, tuple[int, ...]], /) -> Plan:
+        """Return that for shapes of inputs, of data and of tops that depend on it, by blob key."""
+        ...
+
+    def adapt(self, change: Callable[[Graph], Graph]) -> None:
+        """Have all plans from here on made of what `change` makes of the net."""
+        ...
 
 
 def generator(seed: int, name: str, number: int) -> np.random.Generator:
@@ -115,18 +122,10 @@ class Executor:
             self._own_or_shared(i, given.get(i)) for i in range(len(graph.params))
         ]
         self.fill_params(skip=given.keys())
-        wanted = {
-            use.param
-            for node, wants in zip(graph.nodes, plan.need.params, strict=True)
-            for use, want in zip(node.params, wants, strict=True)
-            if want
-        }
-        self._param_diffs: list[Array | None] = [
-            self._raw(i) if i in wanted and not plan.updated else None
-            for i in range(len(graph.params))
-        ]
+        self._param_diffs: list[Array | None] = [None] * len(graph.params)
         #: Params whose gradient counts as zero: the next one overwrites what is in memory.
         self._cleared: set[int] = set()
+        self._make_gradients(plan, former=frozenset())
         self._arena = backend.allocate(0)
         #: What has memory of its own.
         self._owned: dict[_Place, Array] = {}
@@ -140,18 +139,41 @@ class Executor:
         params: Mapping[int, Array] | None = None,
         after: int = -1,
     ) -> None:
-        """Go on with another plan of the same net, made for other shapes of its data.
+        """Go on with another plan of the same net, for other shapes of its data or other needs.
 
-        Params, their gradients, feeds and the clock stay. What has memory of its own and has not
-        changed its shape stays where it is, with its content: arrays that were handed out go on
-        being those of the net, and so does recurrent state. `data` gives arrays for blobs to lie
-        in, by key; `params` puts other arrays in the place of params, by index. `after` is the node
-        behind which a pass goes on with this plan, one of those that both plans `follow`.
+        Params, their gradients, feeds and the clock stay; a param that begins to be trained gets a
+        gradient, one that ceases to be loses it. What has memory of its own and has not changed its
+        shape stays where it is, with its content: arrays that were handed out go on being those of
+        the net, and so does recurrent state. `data` gives arrays for blobs to lie in, by key;
+        `params` puts other arrays in the place of params, by index. `after` is the node behind
+        which a pass goes on with this plan, one of those that both plans `follow`.
         """
         assert plan.param_layouts == self.plan.param_layouts, "the params would have to move"
         for index, array in (params or {}).items():
             self.params[index] = array
+        self._make_gradients(plan, former=_trained(self.plan))
         self._lay_out(plan, data or {}, after)
+
+    def adapt(self, change: Callable[[Graph], Graph]) -> None:
+        """Go on with another version of the net, in the shapes that its data have now.
+
+        `change` makes it of the net's own: the same layers, blobs and params, of which others are
+        trained. The params stay where they are.
+        """
+        assert self.replan is not None, "nobody plans for other needs"
+        self.replan.adapt(change)
+        graph = self.plan.graph
+        self.use(self.replan({key: graph.blobs[key].shape for key in graph.outside}))
+
+    def _make_gradients(self, plan: Plan, former: frozenset[int]) -> None:
+        """Give memory to the gradients that the plan wants besides the `former` ones."""
+        wanted = _trained(plan)
+        for index in wanted - former:
+            self._param_diffs[index] = None if plan.updated else self._raw(index)
+            self._cleared.add(index)
+        for index in former - wanted:
+            self._param_diffs[index] = None
+            self._cleared.discard(index)
 
     def _lay_out(self, plan: Plan, given: Mapping[str, Array], after: int = -1) -> None:
         """Give every buffer its place, and prepare the steps."""
@@ -722,6 +744,16 @@ def _in_a_row(*calls: Prepared) -> Prepared:
             call()
 
     return run
+
+
+def _trained(plan: Plan) -> frozenset[int]:
+    """Return the params that a plan computes gradients for."""
+    return frozenset(
+        use.param
+        for node, wants in zip(plan.graph.nodes, plan.need.params, strict=True)
+        for use, want in zip(node.params, wants, strict=True)
+        if want
+    )
 
 
 # A buffer's name, shape and layout, and how many of that name come before it.
