@@ -198,8 +198,8 @@ class Feed:
         """Return where the next `fill` begins, whatever has been read ahead."""
         return self._cursor
 
-    def restore(self, cursor: Cursor) -> None:
-        """Go on from a cursor that `state` gave; NetcError when the data has changed its size."""
+    def check(self, cursor: Cursor) -> None:
+        """Raise NetcError for a cursor in data of another size."""
         if cursor.size != self._cursor.size:
             raise fail(
                 "the data is not that of the snapshot",
@@ -209,6 +209,10 @@ class Feed:
                 got=f"{self._cursor.size} items",
                 hint="to train on other data, start from the snapshot's weights instead",
             )
+
+    def restore(self, cursor: Cursor) -> None:
+        """Go on from a cursor that `state` gave; NetcError when the data has changed its size."""
+        self.check(cursor)
         self._reader.halt()
         self._head = None
         self._cursor = cursor

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netc import data
-from netc.errors import fail
+from netc.errors import NetcError, Span, fail
 from netc.layers.types import Array
-from netc.learned import load_weights, weights_of
+from netc.learned import load_weights, read_params, weights_of
 from netc.runtime import Executor
 from netc.train import policy
 from netc.train.extension import Extension, Point, every
@@ -87,11 +87,9 @@ def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     weights_path, state_path = Path(f"{stem}.caffemodel{hdf5}"), Path(f"{stem}.solverstate{hdf5}")
     diffs = solver.settings.snapshot_diff
     logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)
-    with solver.average.in_place(solver.net.params):
-        weights = weights_of(solver.net, solver.messages, diffs=diffs)
     write_snapshot(
         weights_path,
-        weights,
+        weights_of(solver.net, solver.messages, diffs=diffs),
         state_path,
         state_of(solver),
         diffs=diffs,
@@ -111,10 +109,8 @@ def state_of(solver: Solver) -> SolverState:
             SavedBlob(np.array(solver.net.to_plain(i % n_params, history)))
             for i, history in enumerate(solver.rule.history)
         ),
-        current_step=policy.current_step(solver.settings, solver.iter, solver.plateau),
-        plateau=(solver.plateau.minimum_loss, solver.plateau.iter_last_event)
-        if solver.settings.lr_policy == "plateau"
-        else None,
+        current_step=policy.current_step(solver.settings, solver.iter),
+        solver_type=solver.settings.type,
         random_seed=solver.seed,
         net_digest=net_digest(solver.net),
         forward_pass=solver.net.forward_pass,
@@ -132,8 +128,7 @@ def state_of(solver: Solver) -> SolverState:
         + tuple(
             (name, np.array(solver.backend.to_host(values), np.float32))
             for name, values in _arrays(solver)
-        )
-        + tuple(solver.average.saved(solver.net)),
+        ),
         extensions=tuple(
             (extension.name, state)
             for extension in solver.extensions
@@ -143,32 +138,27 @@ def state_of(solver: Solver) -> SolverState:
 
 
 def restore(solver: Solver, path: Path) -> None:
-    """Set a solver to a snapshot. Raises NetcError when it is of another net or solver type.
+    """Set a solver to a snapshot.
 
-    Or incomplete.
+    Raises NetcError when it is of another net, another type of solver or other data, or incomplete;
+    the solver is then as it was, unless its weights turn out to be damaged.
     """
     logger.info("Restoring previous solver status from %s", path)
     state = read_state(path)
-    if state.net_digest and state.net_digest != net_digest(solver.net):
-        raise fail(
-            "this snapshot is of another net",
-            expected=f"a snapshot of the net of {solver.source.file}: same params, same shapes",
-            got=f"{path}, iteration {state.iter}",
-            hint="to start from its weights only, use -weights with the .caffemodel",
-        )
+    _check(solver, state, path)
     graph = solver.net.plan.graph
     labels = [
         (f"param {param.index} of layer '{graph.nodes[param.owner].name}'", param.shape)
         for param in graph.params
     ]
     history = state.history_for(labels, solver.rule.slots)
+    kept = _kept_for(solver, state)
+    cursors = _cursors_for(solver, state, path)
     load_weights(solver.net, [str(state.weights_path())], exact=True)
     for i, (ours, saved) in enumerate(zip(solver.rule.history, history, strict=True)):
         solver.net.from_plain(i % len(labels), saved, ours)
     solver.iter = state.iter
     solver.losses = state.smoothed_losses
-    if state.plateau:
-        solver.plateau = policy.Plateau(*state.plateau, state.current_step)
     if not state.exact:
         logger.warning(
             "%s was not written by netc: data starts from its beginning, with random seed %d",
@@ -180,22 +170,72 @@ def restore(solver: Solver, path: Path) -> None:
     if state.random_seed is not None:
         solver.reseed(state.random_seed)
     solver.net.forward_pass = state.forward_pass or 0
-    cursors = {cursor.layer: cursor for cursor in state.cursors}
     for name, feed in _feeds(solver):
         if name in cursors:
-            cursor = cursors[name]
-            size = int(cursor.state)
-            feed.restore(data.Cursor(cursor.epoch * size + cursor.position, size))
+            feed.restore(cursors[name])
     _restore_extensions(solver, state)
-    kept = dict(state.kept)
-    solver.average.restore_params(solver, kept)
-    for label, net in _nets(solver):
-        for name, values in net.persistent().items():
-            if f"{label}{name}" in kept:
-                values[...] = kept[f"{label}{name}"].reshape(values.shape)
-    for name, values in _arrays(solver):
-        if name in kept:
-            values[...] = kept[name].reshape(values.shape)
+    for ours, values in kept:
+        ours[...] = values.reshape(ours.shape)
+
+
+def _check(solver: Solver, state: SolverState, path: Path) -> None:
+    """Refuse the state of another net, or of another type of solver."""
+    if state.solver_type and state.solver_type != solver.settings.type:
+        raise fail(
+            "this snapshot is of another type of solver",
+            expected=f'type: "{solver.settings.type}", as in {solver.source.file}',
+            got=f'type: "{state.solver_type}" in {path}, iteration {state.iter}',
+            hint=f'type: "{state.solver_type}" goes on with it; to start from its weights only, '
+            "use -weights with the .caffemodel",
+        )
+    if state.net_digest and state.net_digest != net_digest(solver.net):
+        other = fail(
+            "this snapshot is of another net",
+            expected=f"a snapshot of the net of {solver.source.file}: same params, same shapes",
+            got=f"{path}, iteration {state.iter}",
+            hint="to start from its weights only, use -weights with the .caffemodel",
+        )
+        try:
+            read_params(solver.net.plan.graph, [str(state.weights_path())])
+        except NetcError as difference:
+            raise NetcError(*other.problems, *difference.problems) from None
+        raise other
+
+
+def _kept_for(solver: Solver, state: SolverState) -> list[tuple[Array, Array]]:
+    """Return what goes on beside the params, as pairs of an array of ours and its saved values."""
+    saved, found = dict(state.kept), []
+    ours = [(f"{label}{n}", v) for label, net in _nets(solver) for n, v in net.persistent().items()]
+    for name, values in (*ours, *_arrays(solver)):
+        if name not in saved:
+            continue
+        if saved[name].size != values.size:
+            raise fail(
+                f"this snapshot is of another net: '{name}' has another size",
+                span=Span(state.file),
+                expected=f"{values.size} values, of shape {tuple(values.shape)}",
+                got=f"{saved[name].size} values",
+                hint="the state of a recurrent layer belongs to a batch size",
+            )
+        found.append((values, saved[name]))
+    return found
+
+
+def _cursors_for(solver: Solver, state: SolverState, path: Path) -> dict[str, data.Cursor]:
+    """Return where the data layers stood; refuse data of another size, and tell what is new."""
+    saved = {cursor.layer: cursor for cursor in state.cursors}
+    found = {}
+    for name, feed in _feeds(solver):
+        if name in saved:
+            cursor = saved.pop(name)
+            size = int(cursor.state)
+            found[name] = data.Cursor(cursor.epoch * size + cursor.position, size)
+            feed.check(found[name])
+        elif state.exact:
+            logger.warning("%s has no position for '%s': its data starts anew", path, name)
+    for name in saved:
+        logger.warning("%s has a position for '%s', which this net does not read", path, name)
+    return found
 
 
 def _restore_extensions(solver: Solver, state: SolverState) -> None:

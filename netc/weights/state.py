@@ -56,23 +56,22 @@ class SolverState:
     """The content of a solver state.
 
     `history` holds momentum and other running means in Caffe's order: one array for each param,
-    then (Adam, AdaDelta) a second one for each. The fields after `current_step` are netc's own;
-    those that a file of Caffe lacks are None or empty. `kept` is (name, values) of state that is no
-    param, such as a recurrent cell; `extensions` (name, message) of what else goes on beside the
-    updates, such as the best score so far. `plateau` is what lr_policy `plateau` remembers besides
-    its step: the least loss, and the iteration of the last event; forks save it too. `file` is the
-    path it was read from.
+    then (Adam, AdaDelta) a second one for each. The fields after `current_step` are netc's own,
+    `solver_type` that of the history; those that a file of Caffe lacks are None or empty. `kept` is
+    (name, values) of state that is no param, such as a recurrent cell; `extensions` (name, message)
+    of what else goes on beside the updates, such as the best score so far. `file` is the path it
+    was read from.
     """
 
     iter: int
     learned_net: str = ""
     history: tuple[SavedBlob, ...] = ()
     current_step: int = 0
+    solver_type: str = ""
     random_seed: int | None = None
     net_digest: str = ""
     forward_pass: int | None = None
     smoothed_losses: tuple[float, ...] = ()
-    plateau: tuple[float, int] | None = None
     cursors: tuple[Cursor, ...] = ()
     kept: tuple[tuple[str, FloatArray], ...] = ()
     extensions: tuple[tuple[str, bytes], ...] = ()
@@ -245,12 +244,11 @@ def _state_chunks(state: SolverState) -> list[Chunk]:
 def _extra_chunks(state: SolverState) -> list[Chunk]:
     """Return netc's own fields. The message classes know all but the arrays."""
     message = netc_pb2.SolverState(
+        solver_type=state.solver_type or None,
         random_seed=state.random_seed,
         net_digest=state.net_digest or None,
         forward_pass=state.forward_pass,
         smoothed_losses=state.smoothed_losses,
-        minimum_loss=state.plateau[0] if state.plateau else None,
-        iter_last_event=state.plateau[1] if state.plateau else None,
         data_cursor=[
             netc_pb2.DataCursor(
                 layer=cursor.layer,
@@ -318,6 +316,7 @@ def _read_fields(file: BinaryIO, path: str) -> _Fields:
             raise WireError(str(error), reader.position) from error
         for text in (
             message.net_digest,
+            message.solver_type,
             *(cursor.layer for cursor in message.data_cursor),
             *(extension.name for extension in message.extension),
         ):
@@ -351,13 +350,11 @@ def _state(fields: _Fields, path: str) -> SolverState:
         learned_net=fields.learned_net,
         history=tuple(fields.history),
         current_step=message.current_step,
+        solver_type=message.solver_type,
         random_seed=message.random_seed if message.HasField("random_seed") else None,
         net_digest=message.net_digest,
         forward_pass=message.forward_pass if message.HasField("forward_pass") else None,
         smoothed_losses=tuple(message.smoothed_losses),
-        plateau=(message.minimum_loss, message.iter_last_event)
-        if message.HasField("minimum_loss")
-        else None,
         cursors=tuple(
             Cursor(cursor.layer, cursor.position, cursor.epoch, cursor.state)
             for cursor in message.data_cursor

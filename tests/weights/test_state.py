@@ -51,11 +51,11 @@ def test_the_numbers_are_those_of_the_schema() -> None:
 def test_every_field_of_the_schema_is_kept() -> None:
     known = {
         *("iter", "learned_net", "history", "current_step", "random_seed", "net_digest"),
-        *("data_cursor", "kept", "forward_pass", "smoothed_losses", "extension"),
+        *("data_cursor", "kept", "forward_pass", "smoothed_losses", "extension", "solver_type"),
     }
-    # The forks' names for what lr_policy "plateau" remembers: `SolverState.plateau`.
-    plateau = {"minimum_loss", "iter_last_event"}
-    assert set(netc_pb2.SolverState.DESCRIPTOR.fields_by_name) == known | plateau
+    # State of the forks' lr_policy "plateau", which no state of netc has.
+    forks = {"minimum_loss", "iter_last_event"}
+    assert set(netc_pb2.SolverState.DESCRIPTOR.fields_by_name) == known | forks
     cursor = {"layer", "position", "epoch", "state"}
     assert set(netc_pb2.DataCursor.DESCRIPTOR.fields_by_name) == cursor
     assert set(netc_pb2.ExtensionState.DESCRIPTOR.fields_by_name) == {"name", "state"}
@@ -82,11 +82,11 @@ def solver_states(draw: st.DrawFn) -> SolverState:
         learned_net=draw(names),
         history=tuple(draw(st.lists(saved_blobs(legacy=False, diff=False), max_size=4))),
         current_step=draw(st.integers(0, 2**31 - 1)),
+        solver_type=draw(names),
         random_seed=draw(st.none() | st.integers(-(2**63), 2**63 - 1)),
         net_digest=draw(names),
         forward_pass=draw(st.none() | counts),
         smoothed_losses=tuple(draw(st.lists(floats, max_size=4))),
-        plateau=draw(st.none() | st.tuples(floats, st.integers(0, 2**31 - 1))),
         cursors=tuple(
             draw(st.lists(st.builds(Cursor, names, counts, counts, st.binary()), max_size=3))
         ),
@@ -96,7 +96,8 @@ def solver_states(draw: st.DrawFn) -> SolverState:
 
 
 def same_state(a: SolverState, b: SolverState) -> bool:
-    plain = ("iter", "learned_net", "current_step", "random_seed", "net_digest", "forward_pass")
+    plain = ("iter", "learned_net", "current_step", "solver_type", "random_seed", "net_digest")
+    plain += ("forward_pass",)
     return (
         all(getattr(a, name) == getattr(b, name) for name in plain)
         and a.cursors == b.cursors
@@ -153,7 +154,6 @@ def test_cut_at_every_length(tmp_path: Path) -> None:
         net_digest="sha256:00",
         forward_pass=600,
         smoothed_losses=(0.5, 0.25),
-        plateau=(0.25, 7),
         cursors=(Cursor("data", 12, 1, b"xyz"),),
         kept=(("lstm/h", np.ones(3, np.float32)),),
     )
