@@ -185,6 +185,53 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def unfreezing(text: str) -> tuple[tuple[str, int], ...]:
+    """Read conv2@500,conv1@1000."""
+    found = []
+    for part in names(text):
+        name, _, at = part.rpartition("@")
+        if not name or not at.isdecimal():
+            raise Rejected(f"'{part}'")
+        found.append((name, int(at)))
+    return tuple(found)
+
+
+def factors(text: str) -> tuple[tuple[str, float], ...]:
+    """Read fc*=10,conv*=0.1."""
+    found = []
+    for part in names(text):
+        name, _, factor = part.rpartition("=")
+        try:
+            found.append((name, float(factor)))
+        except ValueError:
+            name = ""
+        if not name:
+            raise Rejected(f"'{part}'")
+    return tuple(found)
+
+
+def renames(text: str) -> tuple[tuple[str, str], ...]:
+    """Read fc8=fc8_new,conv*=base/conv*."""
+    found = []
+    for part in names(text):
+        old, _, new = (word.strip() for word in part.partition("="))
+        if not old or not new:
+            raise Rejected(f"'{part}'")
+        found.append((old, new))
+    return tuple(found)
+
+
+def partial(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read fc8, or fc8=0-4,7."""
+    from netc.weights.transfer import rows_in
+
+    name, equals, listed = text.partition("=")
+    rows = rows_in(listed)
+    if not name or rows is None or bool(rows) != bool(equals):
+        raise Rejected(f"'{text}'")
+    return name, rows
+
+
 def shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Read BLOB=1,3,224,224."""
     name, _, dims = text.rpartition("=")
@@ -249,6 +296,60 @@ def weights_options(parser: Parser, purpose: str) -> None:
         "random_weights",
         action="store_true",
         help="fill what -weights lacks by its fillers, to look at speed or structure",
+    )
+
+
+def tuning_options(parser: Parser) -> None:
+    """Add what of a net is trained, and how its weights come from those of another."""
+    flag = parser.flag
+    flag(
+        "freeze",
+        type=names,
+        default=(),
+        metavar="A,B",
+        help="layers that are not trained, by name or pattern: 'conv*,!conv5' leaves conv5 trained",
+    )
+    flag(
+        "unfreeze",
+        type=unfreezing,
+        default=(),
+        metavar="A@500,B@1000",
+        help="frozen layers that are trained from an iteration on",
+    )
+    flag(
+        "layer_rate",
+        type=factors,
+        default=(),
+        metavar="A=10,B=0.1",
+        help="layers whose rate is multiplied; of several that match, the last counts",
+    )
+    flag(
+        "rename",
+        type=renames,
+        default=(),
+        metavar="OLD=NEW,...",
+        help="what layers of the weights are called in the net; patterns: 'conv*=base/conv*'",
+    )
+    flag("rename_file", default="", metavar="FILE", help="the same, one `old new` per line")
+    flag(
+        "partial_copy",
+        type=partial,
+        action="append",
+        default=[],
+        metavar="A[=0-4,7]",
+        help="a layer with another number of outputs takes the first rows of the weights, or "
+        "these; may be given several times",
+    )
+
+
+def data_threads_option(parser: Parser) -> None:
+    """Add -data_threads."""
+    parser.flag(
+        "data_threads",
+        type=count,
+        default=0,
+        metavar="N",
+        help="threads that read and decode data (default: one per processor, 8 at most)",
     )
 
 

@@ -5,6 +5,7 @@ Ctrl-C finishes the running iteration, writes a snapshot and ends; a second one 
 
 example: netc train -solver solvers/lenet.prototxt
          netc train -solver solver.yaml -weights base.caffemodel
+         netc train -solver solver.yaml -weights base.caffemodel -freeze 'conv*' -layer_rate fc8=10
          netc train -solver solver.yaml -snapshot run_iter_500.solverstate
          netc train -solver solver.yaml -max_iter 500 base_lr=0.001 type=Adam
 """
@@ -15,9 +16,12 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netc.cli import options
+
+if TYPE_CHECKING:
+    from netc.train.finetuning import Asked
 
 _EFFECTS = ("snapshot", "stop", "none")
 
@@ -36,6 +40,7 @@ def configure(parser: options.Parser) -> None:
     flag("snapshot", default="", metavar="FILE", help="resume from this .solverstate")
     flag("sigint_effect", default="stop", help="what Ctrl-C does (default stop)", **effect)
     flag("sighup_effect", default="snapshot", help="what SIGHUP does (default snapshot)", **effect)
+    options.tuning_options(parser)
     options.state_options(parser)
     flag("quiet", action="store_true", help="no progress row on the terminal")
     options.backend_options(parser)
@@ -55,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from netc.train.outcome import outcome
     from netc.train.progress import progress_row
     from netc.train.solver import Action, Solver
-    from netc.weights import split_list
 
-    tuning.check_start(args.weights, args.snapshot)
+    asked = _asked(args)
+    tuning.check_start(asked, args.snapshot)
     actions = signals.SignalActions(
         Action(args.sigint_effect), Action(args.sighup_effect), tell=_say_at_once
     )
@@ -80,10 +85,32 @@ def run(args: argparse.Namespace) -> int:
             make=partial(assembled, host=options.code_host(args)),
         )
         solver.on(Point.ITERATED, lambda solver: row.show(solver.progress()))
-        tuning.start(solver, split_list(args.weights) if args.weights else [], args.snapshot)
+        tuning.start(solver, asked, args.snapshot)
         solver.solve()
     print(*outcome(solver, words), sep="\n")
     return 0
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    """Return what the flags say of where the run starts, and of what is trained."""
+    from netc.train.finetuning import Asked
+    from netc.train.freezing import Freeze, Rate, Unfreeze, Wishes
+    from netc.weights import split_list
+    from netc.weights.transfer import PartialCopy, Rename, Transfer
+
+    return Asked(
+        tuple(split_list(args.weights)) if args.weights else (),
+        Wishes(
+            tuple(map(Freeze, args.freeze)),
+            tuple(Unfreeze(*said) for said in args.unfreeze),
+            tuple(Rate(*said) for said in args.layer_rate),
+        ),
+        Transfer(
+            tuple(Rename(*said) for said in args.rename),
+            tuple(PartialCopy(*said) for said in args.partial_copy),
+        ),
+        args.rename_file,
+    )
 
 
 def _say_at_once(line: str) -> None:

@@ -20,6 +20,7 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
+    Neurons,
     OnnxBuilder,
     ParamType,
     Reads,
@@ -184,10 +185,16 @@ class Filtering(Windowed):
             sizes = [s.pixels for s in slides]
         top = BlobType((*x.shape[: x.axis(self.axis)], self.num_output, *sizes))
         weight = (windows, image // self.group, *(s.kernel for s in slides))
-        params = [ParamType(weight, self.weight_filler)]
+        params = [ParamType(weight, self.weight_filler, neurons=self._neurons(weight))]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((top,) * len(bottoms), tuple(params))
+
+    def _neurons(self, weight: tuple[int, ...]) -> Neurons:
+        if not self.transposed:
+            return Neurons.rows(weight)
+        per_group, taps = weight[0] // self.group, math.prod(weight[2:])
+        return Neurons((self.group, per_group, weight[1], taps), (1, 3))
 
     def _check(self, *bottoms: BlobType) -> int:
         """Return the number of channels; refuse what does not fit together."""

@@ -13,6 +13,7 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     Layer,
+    Neurons,
     OnnxBuilder,
     ParamType,
     Reads,
@@ -45,7 +46,8 @@ class InnerProduct(Layer):
         axis = x.axis(self.axis)
         k = x.span(axis)
         shape = (k, self.num_output) if self.transpose else (self.num_output, k)
-        params = [ParamType(shape, self.weight_filler)]
+        neurons = Neurons.columns(shape) if self.transpose else Neurons.rows(shape)
+        params = [ParamType(shape, self.weight_filler, neurons=neurons)]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((BlobType((*x.shape[:axis], self.num_output)),), tuple(params))
@@ -122,7 +124,8 @@ class Embed(Layer):
     def infer(self, *bottoms: BlobType) -> Signature:
         _check_positive("num_output", self.num_output, "embed_param")
         _check_positive("input_dim", self.input_dim, "embed_param")
-        params = [ParamType((self.input_dim, self.num_output), self.weight_filler)]
+        shape = (self.input_dim, self.num_output)
+        params = [ParamType(shape, self.weight_filler, neurons=Neurons.columns(shape))]
         if self.bias_term:
             params.append(ParamType((self.num_output,), self.bias_filler))
         return Signature((BlobType((*bottoms[0].shape, self.num_output)),), tuple(params))

@@ -172,7 +172,8 @@ class BatchNorm(Elementwise):
     phase: Phase = Phase.TRAIN
 
     @property
-    def _global(self) -> bool:
+    def global_stats(self) -> bool:
+        """Whether stored statistics count, and not those of the batch."""
         if self.use_global_stats is None:
             return self.phase is Phase.TEST
         return self.use_global_stats
@@ -185,7 +186,7 @@ class BatchNorm(Elementwise):
         if not (self.scale_bias or self.scale_filler or self.bias_filler):
             return None
         fused = FusedBatchNorm(
-            statistic=Statistics.STORED if self._global else Statistics.BATCH,
+            statistic=Statistics.STORED if self.global_stats else Statistics.BATCH,
             fraction=self.moving_average_fraction,
             eps=max(self.eps, NVIDIA_EPS),
             scale_filler=self.scale_filler or Filler(value=1.0),
@@ -211,9 +212,8 @@ class BatchNorm(Elementwise):
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp = call.xp
         x, y = channelwise(call.bottoms[0]), channelwise(call.out[0])
-        sum_mean, sum_variance, weight = call.params
-        if self._global:
-            mean, variance = (_per_weight(xp, s, weight)[:, None] for s in (sum_mean, sum_variance))
+        if self.global_stats:
+            mean, variance = (v[:, None] for v in stored_statistics(xp, call.params))
             # The bottom may lie where the top lies: this is the last look at it.
             centred = xp.subtract(x, mean, out=y)
         else:
@@ -228,11 +228,11 @@ class BatchNorm(Elementwise):
         return (centred.reshape(call.out[0].shape),)
 
     def backward_reads(self) -> Reads:
-        return Reads.NOTHING if self._global else Reads.TOP
+        return Reads.NOTHING if self.global_stats else Reads.TOP
 
     def backward(self, call: BackwardCall) -> Gradients:
         dy, factor = channelwise(call.top_diffs[0]), call.kept[0]
-        if self._global:
+        if self.global_stats:
             dx = dy * factor
         else:
             y = channelwise(call.tops[0])
@@ -247,14 +247,14 @@ class BatchNorm(Elementwise):
     ) -> tuple[Value, ...]:
         x = bottoms[0]
         shape = x.shape
-        if not self._global:
+        if not self.global_stats:
             axes = [axis for axis in range(len(shape)) if axis != 1 or len(shape) == 1]
             centred = g.op("Sub", x, reduce_mean(g, x, axes))
             variance = reduce_mean(g, g.op("Mul", centred, centred), axes)
             deviation = g.op("Sqrt", g.op("Add", variance, g.constant(self.eps)))
             return (g.op("Div", centred, deviation),)
         arrays = [g.array(param) for param in params]
-        mean, variance = (_per_weight(g.xp, total, arrays[2]) for total in arrays[:2])
+        mean, variance = stored_statistics(g.xp, arrays)
         ones = g.xp.ones(mean.shape, "float32")
         constants = [g.constant(value) for value in (ones, 0 * ones, mean, variance)]
         if len(shape) == 1:
@@ -292,8 +292,7 @@ class FusedBatchNorm(AffineNorm):
         return 3, 4
 
     def stored(self, xp: ArrayNamespace, params: Sequence[Array]) -> tuple[Array, Array]:
-        mean, variance = (_per_weight(xp, total, params[2]) for total in params[:2])
-        return mean, variance
+        return stored_statistics(xp, params)
 
     def store(self, params: Sequence[Array], mean: Array, variance: Array, count: int) -> None:
         _gather(params, mean, variance, count, self.fraction)
@@ -398,6 +397,10 @@ def _gather(
         total += new
 
 
-def _per_weight(xp: ArrayNamespace, total: Array, weight: Array) -> Array:
-    """Return the mean that a running sum stands for, 0 where there is nothing in it yet."""
-    return total / xp.where(weight == 0, 1, weight) * (weight != 0)
+def stored_statistics(xp: ArrayNamespace, params: Sequence[Array]) -> tuple[Array, Array]:
+    """Return the mean and variance that running sums stand for, 0 where nothing is in them yet."""
+    weight = params[2]
+    mean, variance = (
+        total / xp.where(weight == 0, 1, weight) * (weight != 0) for total in params[:2]
+    )
+    return mean, variance

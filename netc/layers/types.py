@@ -90,11 +90,34 @@ class BlobType:
 
 
 @dataclass(frozen=True, slots=True)
+class Neurons:
+    """How the weights of a param belong to neurons.
+
+    In the shape `view` (of the same elements in the same order) those that come into one neuron
+    differ along `axes` only.
+    """
+
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @classmethod
+    def rows(cls, shape: tuple[int, ...]) -> Neurons:
+        """Return what holds where each index of the first axis is a neuron."""
+        return cls((shape[0], math.prod(shape[1:])), (1,))
+
+    @classmethod
+    def columns(cls, shape: tuple[int, int]) -> Neurons:
+        """Return what holds where each index of the second of two axes is a neuron."""
+        return cls(shape, (0,))
+
+
+@dataclass(frozen=True, slots=True)
 class ParamType:
     """A learnable blob: shape, how it is first filled, and its rates where the text gives none.
 
-    `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other than 0 is
-    refused, unless `fixed` says that rates in the text have no effect (as in some forks).
+    `neurons` tells which weights come into which neuron, None for biases and other params that are
+    no such weights. `frozen` marks statistics that no solver may touch (BatchNorm's): a rate other
+    than 0 is refused, unless `fixed` says that rates in the text have no effect (as in some forks).
     """
 
     shape: tuple[int, ...]
@@ -103,6 +126,7 @@ class ParamType:
     decay_mult: float = 1.0
     frozen: bool = False
     fixed: bool = False
+    neurons: Neurons | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from netc.schema import Source, netc_pb2, read_solver
 from netc.train import solver as training
 from netc.train import tuning
 from netc.train.extension import Point
+from netc.train.finetuning import Asked
 from netc.train.settings import read_settings
 
 
@@ -43,7 +44,7 @@ class Solver:
         self._net = _net(self._solver.net)
         self._test_nets = [_net(net) for net in self._solver.test_nets]
         self._param_read = source.message.SerializeToString()
-        tuning.start(self._solver, (), "")
+        tuning.start(self._solver, Asked())
 
     def _typed(self, source: Source[netc_pb2.SolverParameter]) -> Source[netc_pb2.SolverParameter]:
         """Return the solver file's message with this solver's type, and a seed if one was set."""

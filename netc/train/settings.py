@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from netc.errors import Problem, Problems, nearest
+from netc.graph.types import REGULARIZATION_TYPES
 from netc.schema import Source, bind_fields, chooses_implementation, netc_pb2
+from netc.train.conditions import REFUSED, idle
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,57 @@ class SolverSettings:
     power: float = 0.0
     stepsize: int = 0
     stepvalue: tuple[int, ...] = ()
+    plateau_winsize: tuple[int, ...] = ()
+    stagelr: tuple[float, ...] = ()
+    stageiter: tuple[int, ...] = ()
+    restart_interval: int = 0
+    restart_mult: float = 1.0
+    min_lr: float = 0.0
+    warmup_iter: int = 0
+    warmup_start_lr: float = 0.0
+    warmup_policy: str = "linear"
+    rampup_interval: int = 0
+    rampup_lr: float = 0.0
     max_iter: int = 0
     iter_size: int = 1
     type: str = "SGD"
     momentum: float = 0.0
+    momentum_policy: str = "fixed"
+    max_momentum: float | None = None
+    momentum_power: float = 1.0
     momentum2: float = 0.999
     rms_decay: float = 0.99
     delta: float = 1e-8
+    larc: bool = False
+    larc_policy: str = "scale"
+    larc_eta: float = 0.001
+    local_lr_auto: bool = False
+    local_gw_ratio: float = 0.001
     weight_decay: float = 0.0
+    weight_decay_policy: str = "fixed"
+    max_weight_decay: float = 0.0
+    weight_decay_power: float = 1.0
     regularization_type: str = "L2"
     clip_gradients: float = -1.0
+    clip_gradient_values: float = 0.0
+    gradient_noise: float = 0.0
+    gradient_noise_decay: float = 0.55
+    max_norm: float = 0.0
+    clip_weights: float = -1.0
+    clamp_weights_lower: float | None = None
+    clamp_weights_upper: float | None = None
+    ema_decay: float = 0.0
     average_loss: int = 1
     display: int = 0
     debug_info: bool = False
     test_iter: tuple[int, ...] = ()
     test_interval: int = 0
+    test_offset: int = 0
     test_compute_loss: bool = False
     test_initialization: bool = True
+    eval_type: str = "classification"
+    ap_version: str = "Integral"
+    show_per_class_result: bool = False
     snapshot: int = 0
     snapshot_prefix: str = ""
     snapshot_diff: bool = False
@@ -128,6 +164,9 @@ _POLICY_SETTINGS: dict[str, tuple[str, ...]] = {
     "multistep": ("gamma", "stepvalue"),
     "poly": ("power", "max_iter"),
     "sigmoid": ("gamma", "stepsize"),
+    "cosine": ("max_iter",),
+    "plateau": ("gamma", "plateau_winsize"),
+    "multifixed": ("stagelr", "stageiter"),
 }
 # Fields of a solver that are no settings of its loop: which nets, in which state, on which device.
 _READ_ELSEWHERE = frozenset(
@@ -136,7 +175,33 @@ _READ_ELSEWHERE = frozenset(
         *("train_state", "test_state", "solver_mode", "device_id", "layer_wise_reduce"),
     ]
 )
-SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "AdamW")
+# Settings with a few known values.
+_CHOICES = {
+    "type": SOLVER_TYPES,
+    "regularization_type": REGULARIZATION_TYPES,
+    "warmup_policy": ("linear", "constant"),
+    "momentum_policy": ("fixed", "poly", "opt"),
+    "weight_decay_policy": ("fixed", "poly"),
+    "larc_policy": ("scale", "clip"),
+    "eval_type": ("classification", "detection"),
+    "ap_version": ("Integral", "MaxIntegral", "11point"),
+}
+# The least value of a setting.
+_LEAST = {
+    **dict.fromkeys(("base_lr", "max_iter", "display", "test_interval", "snapshot"), 0),
+    **dict.fromkeys(("momentum", "weight_decay", "max_weight_decay", "min_lr"), 0),
+    **dict.fromkeys(("warmup_iter", "warmup_start_lr", "rampup_interval", "rampup_lr"), 0),
+    **dict.fromkeys(("larc_eta", "local_gw_ratio", "test_offset", "ema_decay"), 0),
+    **dict.fromkeys(("clip_gradient_values", "gradient_noise", "gradient_noise_decay"), 0),
+    **dict.fromkeys(("max_norm", "momentum_power", "weight_decay_power"), 0),
+    **dict.fromkeys(("iter_size", "average_loss", "restart_mult"), 1),
+}
+# Of two ways to say one thing, a file takes one.
+_EXCLUSIVE = (
+    ("warmup_iter", "rampup_interval", "a rate can warm up in one way only"),
+    ("larc", "local_lr_auto", "a rate can be adapted to each layer in one way only"),
+)
 
 
 def read_settings(source: Source[netc_pb2.SolverParameter]) -> SolverSettings:
@@ -147,6 +212,26 @@ def read_settings(source: Source[netc_pb2.SolverParameter]) -> SolverSettings:
     return settings
 
 
+def idle_settings(
+    source: Source[netc_pb2.SolverParameter], settings: SolverSettings
+) -> tuple[str, ...]:
+    """Return a line for each setting that this solver does not use: Caffe passes over them too."""
+    return tuple(
+        f"{source.span(name)}: {name} has no effect without {needs}"
+        for name, needs in idle(settings, lambda name: _is_set(source.message, name))
+    )
+
+
+def _is_set(message: netc_pb2.SolverParameter, name: str) -> bool:
+    field = message.DESCRIPTOR.fields_by_name[name]
+    return bool(getattr(message, name)) if field.is_repeated else message.HasField(name)
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether a field is netc's own: those of forks without a free number begin at 20000."""
+    return 10000 <= netc_pb2.SolverParameter.DESCRIPTOR.fields_by_name[name].number < 20000
+
+
 class _Check:
     def __init__(self, source: Source[netc_pb2.SolverParameter], settings: SolverSettings) -> None:
         self.source = source
@@ -155,34 +240,13 @@ class _Check:
 
     def run(self, unread: Sequence[str]) -> None:
         s = self.settings
-        for name in unread:
-            # These are fields of forks: of Caffe's, all are read.
-            known = name in _READ_ELSEWHERE or chooses_implementation(self.source.message, [name])
-            if not known:
-                self._add(
-                    name,
-                    f"field '{name}' of the solver is set, but not read",
-                    "what BVLC Caffe's solver knows",
-                    name,
-                    "a fork's solver has it; delete it to train without",
-                )
-        self._require("base_lr", "base_lr: 0.01")
+        self._check_unread(unread)
+        if s.lr_policy != "multifixed" or s.warmup_iter or s.rampup_interval:
+            self._require("base_lr", "base_lr: 0.01")
         self._check_policy()
-        self._known("type", s.type, SOLVER_TYPES, "solver type")
-        self._known(
-            "regularization_type", s.regularization_type, ("L1", "L2"), "regularization_type"
-        )
-        for name, least in (
-            ("base_lr", 0),
-            ("max_iter", 0),
-            ("iter_size", 1),
-            ("average_loss", 1),
-            ("display", 0),
-            ("test_interval", 0),
-            ("snapshot", 0),
-            ("momentum", 0),
-            ("weight_decay", 0),
-        ):
+        for name, known in _CHOICES.items():
+            self._known(name, getattr(s, name), known, name if name != "type" else "solver type")
+        for name, least in _LEAST.items():
             if getattr(s, name) < least:
                 self._add(name, f"{name} is too small", f"{name} >= {least}", getattr(s, name))
         if s.type in ("AdaGrad", "RMSProp") and s.momentum:
@@ -195,18 +259,30 @@ class _Check:
             )
         if s.type == "RMSProp" and not 0 <= s.rms_decay < 1:
             self._add("rms_decay", "rms_decay is out of range", "0 <= rms_decay < 1", s.rms_decay)
-        if s.test_interval and not s.test_iter:
-            self._add(
-                "test_interval",
-                "test_interval is set, but test_iter is not",
-                "one test_iter for each test net",
-                "none",
-                "add test_iter: N, with N * batch size covering the test data",
-            )
-        if any(n <= 0 for n in s.test_iter):
-            self._add("test_iter", "test_iter must be positive", "test_iter >= 1", s.test_iter)
+        if s.type == "AdamW":
+            for name in ("momentum", "momentum2"):
+                self._below_1(name)
+        self._below_1("ema_decay")
+        self._check_decay_and_momentum()
+        self._check_bounds()
+        self._check_tests()
+        self._check_pairs()
         self._check_stopping()
         self.problems.raise_any()
+
+    def _check_unread(self, unread: Sequence[str]) -> None:
+        for name in unread:
+            # These are fields of forks: of Caffe's, all are read.
+            if name in _READ_ELSEWHERE or chooses_implementation(self.source.message, [name]):
+                continue
+            value = getattr(self.source.message, name)
+            if name not in REFUSED:
+                what, hint = f"field '{name}' of the solver is set, but not read", "delete it"
+            elif value:
+                what, hint = REFUSED[name]
+            else:
+                continue
+            self._add(name, what, f"no {name}", f"{name} {value}", hint)
 
     def _check_stopping(self) -> None:
         s = self.settings
@@ -251,23 +327,104 @@ class _Check:
             return
         if not self._known("lr_policy", s.lr_policy, tuple(_POLICY_SETTINGS), "lr_policy"):
             return
-        for name in _POLICY_SETTINGS[s.lr_policy]:
-            if not self._has(name):
+        # With restarts a cosine has no end.
+        ends = s.lr_policy != "cosine" or not self._has("restart_interval")
+        self._needs("lr_policy", _POLICY_SETTINGS[s.lr_policy] if ends else ())
+        if self._has("stepsize") and s.lr_policy in ("step", "sigmoid") and s.stepsize <= 0:
+            self._add("stepsize", "stepsize is too small", "stepsize > 0", s.stepsize)
+        if self._has("gamma") and "gamma" in _POLICY_SETTINGS[s.lr_policy] and s.gamma < 0:
+            self._add("gamma", "gamma is negative", "gamma >= 0", s.gamma)
+        if any(n <= 0 for n in s.plateau_winsize):
+            self._add(
+                "plateau_winsize",
+                "a window of plateau_winsize is empty",
+                "iterations without a lower loss before each drop of the rate, 1 or more",
+                ", ".join(map(str, s.plateau_winsize)),
+            )
+        if len(s.stagelr) != len(s.stageiter):
+            self._add(
+                "stageiter",
+                "the numbers of stagelr and of stageiter differ",
+                f"{len(s.stagelr)} stageiter, the last iteration of each stage",
+                len(s.stageiter),
+            )
+        if self._has("restart_interval") and s.restart_interval < 1:
+            self._add(
+                "restart_interval",
+                "restart_interval is too small",
+                "restart_interval >= 1",
+                s.restart_interval,
+            )
+        if s.lr_policy in ("poly", "cosine") and s.min_lr > s.base_lr:
+            self._add(
+                "min_lr",
+                f"lr_policy '{s.lr_policy}' cannot descend to min_lr",
+                f"min_lr <= base_lr, which is {s.base_lr:g}",
+                f"min_lr {s.min_lr:g}",
+            )
+
+    def _check_decay_and_momentum(self) -> None:
+        s = self.settings
+        if s.weight_decay_policy == "poly":
+            self._needs("weight_decay_policy", ("max_weight_decay", "max_iter"))
+        if s.momentum_policy == "poly":
+            self._needs("momentum_policy", ("max_iter",))
+
+    def _check_bounds(self) -> None:
+        lower, upper = self.settings.clamp_weights_lower, self.settings.clamp_weights_upper
+        for name, value, wrong in (
+            ("clamp_weights_lower", lower, lower is not None and lower > 0),
+            ("clamp_weights_upper", upper, upper is not None and upper < 0),
+        ):
+            if wrong:
                 self._add(
-                    "lr_policy",
-                    f"lr_policy '{s.lr_policy}' needs {name}",
-                    f"a setting {name}",
-                    "none",
+                    name,
+                    "weights are clamped to a range without 0",
+                    "clamp_weights_lower <= 0 <= clamp_weights_upper",
+                    f"{name} {value:g}",
                 )
-            elif name == "stepsize" and s.stepsize <= 0:
-                self._add("stepsize", "stepsize is too small", "stepsize > 0", s.stepsize)
-            elif name == "gamma" and s.gamma < 0:
-                self._add("gamma", "gamma is negative", "gamma >= 0", s.gamma)
+
+    def _check_tests(self) -> None:
+        s = self.settings
+        if s.test_interval and not s.test_iter:
+            self._add(
+                "test_interval",
+                "test_interval is set, but test_iter is not",
+                "one test_iter for each test net",
+                "none",
+                "add test_iter: N, with N * batch size covering the test data",
+            )
+        if any(n <= 0 for n in s.test_iter):
+            self._add("test_iter", "test_iter must be positive", "test_iter >= 1", s.test_iter)
+
+    def _check_pairs(self) -> None:
+        for first, second, why in _EXCLUSIVE:
+            if getattr(self.settings, first) and getattr(self.settings, second):
+                self._add(second, why, f"{first} or {second}", f"{first} and {second}")
+        for name, needs in idle(self.settings, self._has):
+            if _is_ours(name):
+                self._add(
+                    name,
+                    f"{name} has no effect without {needs}",
+                    needs,
+                    f"{name} alone",
+                    f"delete {name}, or set what it belongs to",
+                )
+
+    def _below_1(self, name: str) -> None:
+        value = getattr(self.settings, name)
+        if value >= 1:
+            self._add(name, f"{name} is too large", f"{name} < 1", f"{value:g}")
+
+    def _needs(self, policy: str, names: Sequence[str]) -> None:
+        """Complain about each of the settings that a policy needs and the file lacks."""
+        value = getattr(self.settings, policy)
+        for name in names:
+            if not self._has(name):
+                self._add(policy, f"{policy} '{value}' needs {name}", f"a setting {name}", "none")
 
     def _has(self, name: str) -> bool:
-        message = self.source.message
-        value = getattr(message, name)
-        return bool(value) if name == "stepvalue" else message.HasField(name)
+        return _is_set(self.source.message, name)
 
     def _require(self, name: str, example: str) -> None:
         if not self.source.message.HasField(name):

@@ -87,9 +87,11 @@ def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     weights_path, state_path = Path(f"{stem}.caffemodel{hdf5}"), Path(f"{stem}.solverstate{hdf5}")
     diffs = solver.settings.snapshot_diff
     logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)
+    with solver.average.in_place(solver.net.params):
+        weights = weights_of(solver.net, solver.messages, diffs=diffs)
     write_snapshot(
         weights_path,
-        weights_of(solver.net, solver.messages, diffs=diffs),
+        weights,
         state_path,
         state_of(solver),
         diffs=diffs,
@@ -109,7 +111,10 @@ def state_of(solver: Solver) -> SolverState:
             SavedBlob(np.array(solver.net.to_plain(i % n_params, history)))
             for i, history in enumerate(solver.rule.history)
         ),
-        current_step=policy.current_step(solver.settings, solver.iter),
+        current_step=policy.current_step(solver.settings, solver.iter, solver.plateau),
+        plateau=(solver.plateau.minimum_loss, solver.plateau.iter_last_event)
+        if solver.settings.lr_policy == "plateau"
+        else None,
         solver_type=solver.settings.type,
         random_seed=solver.seed,
         net_digest=net_digest(solver.net),
@@ -128,7 +133,8 @@ def state_of(solver: Solver) -> SolverState:
         + tuple(
             (name, np.array(solver.backend.to_host(values), np.float32))
             for name, values in _arrays(solver)
-        ),
+        )
+        + tuple(solver.average.saved(solver.net)),
         extensions=tuple(
             (extension.name, state)
             for extension in solver.extensions
@@ -159,6 +165,8 @@ def restore(solver: Solver, path: Path) -> None:
         solver.net.from_plain(i % len(labels), saved, ours)
     solver.iter = state.iter
     solver.losses = state.smoothed_losses
+    if state.plateau:
+        solver.plateau = policy.Plateau(*state.plateau, state.current_step)
     if not state.exact:
         logger.warning(
             "%s was not written by netc: data starts from its beginning, with random seed %d",
@@ -174,6 +182,7 @@ def restore(solver: Solver, path: Path) -> None:
         if name in cursors:
             feed.restore(cursors[name])
     _restore_extensions(solver, state)
+    solver.average.restore_params(solver, dict(state.kept))
     for ours, values in kept:
         ours[...] = values.reshape(ours.shape)
 

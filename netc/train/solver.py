@@ -18,6 +18,7 @@ import numpy as np
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import fail
+from netc.graph.types import Graph
 from netc.layers.types import Array
 from netc.plan import Updates
 from netc.runtime import Executor, generator
@@ -26,6 +27,7 @@ from netc.train import policy, snapshot
 from netc.train.average import Average
 from netc.train.display import Display
 from netc.train.extension import Call, Extension, Point, Trigger, always
+from netc.train.finetuning import FineTuning
 from netc.train.guards import FiniteLoss
 from netc.train.log import logger
 from netc.train.nets import solver_nets
@@ -133,7 +135,10 @@ class Solver:
         self.extensions: list[Extension] = []
         #: What the nets are tested and saved with, where `ema_decay` asks for it.
         self.average = Average()
+        #: Where training starts, and what of the net is trained.
+        self.fine_tuning = FineTuning()
         for extension in (
+            self.fine_tuning,
             self.average,
             FiniteLoss(),
             Display(),
@@ -297,6 +302,11 @@ class Solver:
                 if i not in updated:
                     self.rule.apply_to(i, self._rates(), values, None)
         self.reach(Point.UPDATED)
+
+    def adapt(self, change: Callable[[Graph], Graph]) -> None:
+        """Train another version of the net from here on: the same params, of which others learn."""
+        self.net.adapt(change)
+        self.rule.params = self.net.plan.graph.params
 
     def _updates(self) -> Updates:
         """Say whether gradients can be used as they come.

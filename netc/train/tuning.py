@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from netc.errors import fail
-from netc.learned import load_weights
-from netc.schema import resolve
-from netc.train.log import logger
+from netc.train.finetuning import Asked
 from netc.train.solver import Solver
 
 
-def check_start(weights: str, snapshot: str) -> None:
+def check_start(asked: Asked, snapshot: str) -> None:
     """Refuse what Caffe refuses: a run that starts in two places."""
-    if weights and snapshot:
+    if snapshot and (asked.rename_file or asked.transfer.renames or asked.transfer.partial):
+        raise fail(
+            "a resumed run copies no other weights, so that none are renamed or copied in part",
+            expected="-snapshot without -rename, -rename_file and -partial_copy",
+            got=f"-snapshot {snapshot}",
+        )
+    if asked.weights and snapshot:
         raise fail(
             "a run cannot both resume and fine-tune",
             expected="-weights or -snapshot",
-            got=f"-weights {weights} -snapshot {snapshot}",
+            got=f"-weights {','.join(asked.weights)} -snapshot {snapshot}",
             hint="-snapshot already loads the weights saved with it",
         )
 
 
-def start(solver: Solver, weights: Sequence[str], snapshot: str) -> None:
+def start(solver: Solver, asked: Asked, snapshot: str = "") -> None:
     """Resume from a snapshot, or load weights by layer name and log what came from where.
 
-    Without `weights` those of the solver file count.
+    `asked` is what the command line says besides the solver file. Raises NetcError.
     """
+    solver.fine_tuning.follow(asked.wishes)
     if snapshot:
         solver.restore(Path(snapshot))
-        return
-    files = list(weights) or [
-        str(resolve(path, solver.source.span("weights", i)))
-        for i, path in enumerate(solver.settings.weights)
-    ]
-    if not files:
-        return
-    logger.info("Finetuning from %s", ",".join(files))
-    load_weights(solver.net, files, tell=logger.info)
+    else:
+        solver.fine_tuning.load(asked)

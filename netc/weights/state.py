@@ -59,8 +59,9 @@ class SolverState:
     then (Adam, AdaDelta) a second one for each. The fields after `current_step` are netc's own,
     `solver_type` that of the history; those that a file of Caffe lacks are None or empty. `kept` is
     (name, values) of state that is no param, such as a recurrent cell; `extensions` (name, message)
-    of what else goes on beside the updates, such as the best score so far. `file` is the path it
-    was read from.
+    of what else goes on beside the updates, such as the best score so far. `plateau` is what
+    lr_policy `plateau` remembers besides its step: the least loss, and the iteration of the last
+    event; forks save it too. `file` is the path it was read from.
     """
 
     iter: int
@@ -72,6 +73,7 @@ class SolverState:
     net_digest: str = ""
     forward_pass: int | None = None
     smoothed_losses: tuple[float, ...] = ()
+    plateau: tuple[float, int] | None = None
     cursors: tuple[Cursor, ...] = ()
     kept: tuple[tuple[str, FloatArray], ...] = ()
     extensions: tuple[tuple[str, bytes], ...] = ()
@@ -249,6 +251,8 @@ def _extra_chunks(state: SolverState) -> list[Chunk]:
         net_digest=state.net_digest or None,
         forward_pass=state.forward_pass,
         smoothed_losses=state.smoothed_losses,
+        minimum_loss=state.plateau[0] if state.plateau else None,
+        iter_last_event=state.plateau[1] if state.plateau else None,
         data_cursor=[
             netc_pb2.DataCursor(
                 layer=cursor.layer,
@@ -355,6 +359,9 @@ def _state(fields: _Fields, path: str) -> SolverState:
         net_digest=message.net_digest,
         forward_pass=message.forward_pass if message.HasField("forward_pass") else None,
         smoothed_losses=tuple(message.smoothed_losses),
+        plateau=(message.minimum_loss, message.iter_last_event)
+        if message.HasField("minimum_loss")
+        else None,
         cursors=tuple(
             Cursor(cursor.layer, cursor.position, cursor.epoch, cursor.state)
             for cursor in message.data_cursor

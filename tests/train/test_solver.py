@@ -14,6 +14,7 @@ from netc.data import write_datums
 from netc.errors import NetcError
 from netc.schema import netc_pb2, read_solver
 from netc.train import tuning
+from netc.train.finetuning import Asked
 from netc.train.solver import Action, Solver
 
 NET = """
@@ -195,7 +196,7 @@ def test_finetuning_says_what_was_copied_and_what_is_fresh(
     )
     second = solver_in(folder)
     with caplog.at_level(logging.INFO, logger="netc"):
-        tuning.start(second, [str(weights)], "")
+        tuning.start(second, Asked((str(weights),)))
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.split()[:2] == ["copied", "ip"] for line in lines)
     assert any(line.split()[:2] == ["fresh", "ip2_new"] for line in lines)
@@ -208,7 +209,7 @@ def test_a_shape_clash_gives_both_shapes_and_the_edit(folder: Path) -> None:
     text = (folder / "net.prototxt").read_text()
     (folder / "net.prototxt").write_text(text.replace("num_output: 3", "num_output: 5"))
     with pytest.raises(NetcError) as caught:
-        tuning.start(solver_in(folder), [str(weights)], "")
+        tuning.start(solver_in(folder), Asked((str(weights),)))
     message = str(caught.value)
     assert "(5, 8)" in message
     assert "(3, 8)" in message
@@ -246,7 +247,7 @@ def test_all_mistakes_of_a_solver_file_are_told_at_once(folder: Path) -> None:
 
 def test_resume_and_finetuning_exclude_each_other() -> None:
     with pytest.raises(NetcError, match="cannot both"):
-        tuning.check_start("a.caffemodel", "b.solverstate")
+        tuning.check_start(Asked(("a.caffemodel",)), "b.solverstate")
 
 
 def test_a_prefix_that_cannot_be_written_is_told_before_training(folder: Path) -> None:

@@ -53,9 +53,9 @@ def test_every_field_of_the_schema_is_kept() -> None:
         *("iter", "learned_net", "history", "current_step", "random_seed", "net_digest"),
         *("data_cursor", "kept", "forward_pass", "smoothed_losses", "extension", "solver_type"),
     }
-    # State of the forks' lr_policy "plateau", which no state of netc has.
-    forks = {"minimum_loss", "iter_last_event"}
-    assert set(netc_pb2.SolverState.DESCRIPTOR.fields_by_name) == known | forks
+    # The forks' names for what lr_policy "plateau" remembers: `SolverState.plateau`.
+    plateau = {"minimum_loss", "iter_last_event"}
+    assert set(netc_pb2.SolverState.DESCRIPTOR.fields_by_name) == known | plateau
     cursor = {"layer", "position", "epoch", "state"}
     assert set(netc_pb2.DataCursor.DESCRIPTOR.fields_by_name) == cursor
     assert set(netc_pb2.ExtensionState.DESCRIPTOR.fields_by_name) == {"name", "state"}
@@ -87,6 +87,7 @@ def solver_states(draw: st.DrawFn) -> SolverState:
         net_digest=draw(names),
         forward_pass=draw(st.none() | counts),
         smoothed_losses=tuple(draw(st.lists(floats, max_size=4))),
+        plateau=draw(st.none() | st.tuples(floats, st.integers(0, 2**31 - 1))),
         cursors=tuple(
             draw(st.lists(st.builds(Cursor, names, counts, counts, st.binary()), max_size=3))
         ),
@@ -154,6 +155,7 @@ def test_cut_at_every_length(tmp_path: Path) -> None:
         net_digest="sha256:00",
         forward_pass=600,
         smoothed_losses=(0.5, 0.25),
+        plateau=(0.25, 7),
         cursors=(Cursor("data", 12, 1, b"xyz"),),
         kept=(("lstm/h", np.ones(3, np.float32)),),
     )
