@@ -241,14 +241,26 @@ class SoftmaxWithLoss(ProbabilityLoss):
 
     SegNet's `weight_by_label_freqs` multiplies the cost of each label by the one of K
     `class_weighting` that belongs to it; the divisor still counts labels.
+
+    `label_smoothing` e puts (1 - e) [k = label] + e / K in the place of the label, in the loss and
+    in the gradient: Szegedy et al., CVPR 2016, section 7. NVCaffe and IntelCaffe, which have the
+    field, smooth the gradient alone, each with weights that do not sum to 1.
     """
 
     engine: Engine = Engine.DEFAULT
+    label_smoothing: float = 0.0
     weight_by_label_freqs: bool | None = None
     class_weighting: tuple[float, ...] = ()
 
     def infer(self, *bottoms: BlobType) -> Signature:
         signature = super().infer(*bottoms)
+        if not 0 <= self.label_smoothing < 1:
+            raise Refusal(
+                "label_smoothing is out of range",
+                expected="0 <= label_smoothing < 1",
+                got=f"label_smoothing {self.label_smoothing:g}",
+                setting="label_smoothing",
+            )
         classes = bottoms[0].shape[class_axis(bottoms[0], self.axis)]
         if self.weight_by_label_freqs and len(self.class_weighting) != classes:
             raise Refusal(
@@ -270,25 +282,44 @@ class SoftmaxWithLoss(ProbabilityLoss):
         """Return the class weight of each label, in the shape of `index`."""
         return xp.asarray(self.class_weighting, like.dtype)[xp.maximum(index, 0)]
 
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        xp = call.xp
-        prob, index = self._probabilities(call)
+    def costs(self, xp: ArrayNamespace, prob: Array, index: Array) -> Array:
+        """Return what each label costs (outer, inner), given probabilities (outer, K, inner)."""
         costs = -xp.log(xp.maximum(prob[_at_labels(xp, index)], FLT_MIN))
+        if self.label_smoothing:
+            of_all = -xp.log(xp.maximum(prob, FLT_MIN)).mean(axis=1)
+            costs = (1 - self.label_smoothing) * costs + self.label_smoothing * of_all
         if self.weight_by_label_freqs:
             costs *= self._label_weights(xp, index, costs)
-        return self._tops(call, costs, index)
+        return costs
+
+    def gradient(
+        self, xp: ArrayNamespace, prob: Array, index: Array, weight: Array, out: Array | None = None
+    ) -> Array:
+        """Return the gradient for the scores (outer, K, inner), in `out` if given.
+
+        `weight` is that of each label's cost: a number, or (outer, 1, inner).
+        """
+        if self.weight_by_label_freqs:
+            weight = weight * self._label_weights(xp, index, prob)[:, None, :]
+        dx = xp.multiply(prob, weight, out=out)
+        at_label = weight if weight.ndim == 0 else weight[:, 0, :]
+        if self.label_smoothing:
+            dx -= weight * (self.label_smoothing / prob.shape[1])
+            at_label = at_label * (1 - self.label_smoothing)
+        dx[_at_labels(xp, index)] -= at_label
+        return dx
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        prob, index = self._probabilities(call)
+        return self._tops(call, self.costs(call.xp, prob, index), index)
 
     def backward_reads(self) -> Reads:
         return Reads.NOTHING
 
     def backward(self, call: BackwardCall) -> Gradients:
         prob, index = call.kept
-        weight = self._weight(call)
-        if self.weight_by_label_freqs:
-            weight = weight * self._label_weights(call.xp, index, prob)[:, None, :]
-        dx = prob.reshape(ScoreShape.of(prob.shape, self.axis).sizes) * weight
-        dx[_at_labels(call.xp, index)] -= weight if weight.ndim == 0 else weight[:, 0, :]
-        return self._gradients(call, dx)
+        scores = prob.reshape(ScoreShape.of(prob.shape, self.axis).sizes)
+        return self._gradients(call, self.gradient(call.xp, scores, index, self._weight(call)))
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
@@ -302,6 +333,12 @@ class SoftmaxWithLoss(ProbabilityLoss):
         prob = g.op("Softmax", x, axis=axis)
         at_label = g.op("GatherElements", prob, index, axis=axis)
         costs = g.op("Neg", g.op("Log", g.op("Max", at_label, g.constant(FLT_MIN))))
+        if self.label_smoothing:
+            logs = g.op("Log", g.op("Max", prob, g.constant(FLT_MIN)))
+            of_all = g.op("ReduceSum", logs, g.constant([axis], "int64"), keepdims=1)
+            share = self.label_smoothing / x.shape[axis]
+            costs = g.op("Mul", costs, g.constant(1 - self.label_smoothing))
+            costs = g.op("Sub", costs, g.op("Mul", of_all, g.constant(share)))
         if self.weight_by_label_freqs:
             costs = g.op("Mul", costs, g.op("Gather", g.constant(self.class_weighting), index))
         inner = BlobType(x.shape).span(axis + 1)

@@ -199,6 +199,41 @@ def test_class_weights_multiply_the_costs_of_their_labels(options: dict[str, Any
     check_lowering(layer, [x, labels])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ignore_label": 1},
+        {"weight_by_label_freqs": True, "class_weighting": (0.5, 2.0, 3.0)},
+    ],
+)
+def test_smoothed_labels(options: dict[str, Any]) -> None:
+    x, e = smooth(2, 3, 4), 0.3
+    labels = np.array([[0.0, 1, 2, 2], [1, 1, 0, 2]])
+    layer = SoftmaxWithLoss(label_smoothing=e, **options)
+    run = check_layer(layer, [x, labels])
+    weights = options.get("class_weighting", (1.0, 1.0, 1.0))
+    costs = []
+    for n, i in np.ndindex(2, 4):
+        label = int(labels[n, i])
+        if label != options.get("ignore_label"):
+            scores = np.exp(x[n, :, i])
+            wanted = [e / 3 + (1 - e) * (k == label) for k in range(3)]
+            entropy = -sum(
+                q * math.log(p) for q, p in zip(wanted, scores / scores.sum(), strict=True)
+            )
+            costs.append(weights[label] * entropy)
+    assert value(run) == pytest.approx(np.mean(costs))
+    check_lowering(layer, [x, labels])
+
+
+def test_smoothing_has_a_range() -> None:
+    for e in (-0.1, 1.0):
+        with pytest.raises(Refusal) as caught:
+            forward(SoftmaxWithLoss(label_smoothing=e), [smooth(2, 3), np.array([0.0, 2])])
+        assert caught.value.setting == "label_smoothing"
+
+
 def test_class_weights_count_only_where_the_text_says_so() -> None:
     x, labels = smooth(2, 3), np.array([0.0, 2])
     off = SoftmaxWithLoss(weight_by_label_freqs=False, class_weighting=(1.0, 2.0))

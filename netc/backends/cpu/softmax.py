@@ -9,9 +9,9 @@ from netc.backends.cpu import onednn
 from netc.backends.cpu.kernel import Impossible, Kernel, fast, positive
 from netc.backends.cpu.onednn import Desc, primitive
 from netc.layers.labels import ScoreShape, class_index
-from netc.layers.losses import FLT_MIN, SoftmaxWithLoss
+from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.softmax import Softmax
-from netc.layers.types import Array, Reads
+from netc.layers.types import Reads
 
 
 class SoftmaxKernel(Kernel):
@@ -98,8 +98,6 @@ class SoftmaxLossKernel(Kernel):
             ),
             "softmax",
         )
-        outer, inner = self._sizes.outer, self._sizes.inner
-        self._outer, self._inner = np.arange(outer)[:, None], np.arange(inner)[None, :]
         self.terms = Terms(bottoms=(None, None), tops=(None,), params=(), kept=job.node.kept)
 
     def forward(self, binding: Binding) -> Prepared:
@@ -113,7 +111,7 @@ class SoftmaxLossKernel(Kernel):
             found = class_index(np, labels, classes, layer.ignore_label)
             index[...] = found.reshape(index.shape)
             softmax()
-            costs = -np.log(np.maximum(scores[self._at(index)], FLT_MIN))
+            costs = layer.costs(np, scores, index)
             valid = index >= 0
             if layer.ignore_label is not None:
                 costs = np.where(valid, costs, 0)
@@ -132,16 +130,8 @@ class SoftmaxLossKernel(Kernel):
         def run() -> None:
             valid = index >= 0
             weight = dy / layer.divisor(np, valid, len(index), prob)
-            if layer.ignore_label is None:
-                np.multiply(scores, weight, out=dx)
-                dx[self._at(index)] -= weight
-                return
-            each = weight * valid
-            np.multiply(scores, each[:, None, :], out=dx)
-            dx[self._at(index)] -= each
+            if layer.ignore_label is not None:
+                weight = weight * valid[:, None, :]
+            layer.gradient(np, scores, index, weight, out=dx)
 
         return run
-
-    def _at(self, index: Array) -> tuple[Array, Array, Array]:
-        """Return the places of the labelled classes; an ignored label points at class 0."""
-        return self._outer, np.maximum(index, 0), self._inner

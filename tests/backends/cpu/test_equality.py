@@ -165,3 +165,38 @@ def test_arrays_in_c_order_are_taken_over_by_value() -> None:
     net = Executor(plan(graph, backend), backend, params=dict(enumerate(reference.params)))
     for i, expected in enumerate(reference.params):
         np.testing.assert_array_equal(net.param_array(i), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "label_smoothing: 0.2",
+        "label_smoothing: 0.2 ignore_label: 1",
+        "weight_by_label_freqs: true class_weighting: [0.5, 2, 3]",
+        "weight_by_label_freqs: true class_weighting: [0.5, 2, 3] ignore_label: 2 "
+        "label_smoothing: 0.1",
+    ],
+)
+def test_the_loss_follows_its_settings(settings: str) -> None:
+    graph = graph_of(f"""
+        layer {{ name: "in" type: "Input" top: "x" top: "label"
+                 input_param {{ shape {{ dim: 8 dim: 5 }} shape {{ dim: 8 }} }} }}
+        layer {{ name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+                 inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+        layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "y" bottom: "label" top: "loss"
+                 loss_param {{ {settings} }} }}
+    """)
+    nets = [executor_of(graph, backend_name=name) for name in ("reference", "cpu")]
+    assert nets[1].plan.forward[-1].kernel == "cpu"
+    for net in nets:
+        set_inputs(net)
+        net.data("label")[...] = np.arange(8) % 3
+        net.forward()
+        net.clear_param_diffs()
+        net.backward()
+    reference, cpu = nets
+    agree(cpu.data("loss"), reference.data("loss"), "loss")
+    for i in range(2):
+        ours, expected = cpu.param_diff_array(i), reference.param_diff_array(i)
+        assert ours is not None and expected is not None
+        agree(ours, expected, f"gradient of param {i}")
