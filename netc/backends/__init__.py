@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
-from netc.backends.base import Backend
+import logging
+
+from netc.backends.base import Backend, Precision
 from netc.errors import fail, nearest
 
 BACKENDS = ("auto", "cpu", "reference")
 
+_logger = logging.getLogger("netc")
 
-def find_backend(name: str = "auto") -> Backend:
+
+def find_backend(name: str = "auto", precision: Precision = Precision.FP32) -> Backend:
     """Return a backend by name; "auto" is the fastest that works on this machine.
 
-    Raises NetcError for an unknown one, and for one that does not work here.
+    Where it cannot compute in a precision, the log says so and it is one in float32. Raises
+    NetcError for an unknown one, and for one that does not work here.
     """
     if name not in BACKENDS:
         raise fail(
@@ -28,7 +33,12 @@ def find_backend(name: str = "auto") -> Backend:
 
         works, words = status()
         if works:
-            return CpuBackend()
+            from netc.backends.cpu.onednn import has_bf16
+
+            if precision is Precision.BF16 and not has_bf16():
+                _fall_back("this processor has no AVX512-BF16 or AMX, which multiply bfloat16")
+                precision = Precision.FP32
+            return CpuBackend(precision)
     if name == "cpu":
         raise fail(
             "the backend 'cpu' does not work on this machine",
@@ -38,7 +48,13 @@ def find_backend(name: str = "auto") -> Backend:
         )
     from netc.backends.reference import ReferenceBackend
 
+    if precision is Precision.BF16:
+        _fall_back("the reference backend computes in float32 only")
     return ReferenceBackend()
+
+
+def _fall_back(reason: str) -> None:
+    _logger.warning("precision bf16: %s; computing in float32", reason)
 
 
 def states() -> dict[str, tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,19 +26,28 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the elements of an array lie in memory where that is not C order.
+    """How the elements of an array lie in memory where that is not float32 in C order.
 
     `name` is the backend's word for it ("aBcd16b"), for arrays of `dims`; these are the shape of
     the blob, or a shape with as many elements that the backend sees it in. `nbytes` counts the
-    padding that the layout needs, which holds zeros. None stands for C order everywhere.
+    padding that the layout needs, which holds zeros. `dtype` is what NumPy takes the memory for:
+    "uint16" where it holds bfloat16. None stands for float32 in C order everywhere.
     """
 
     dims: tuple[int, ...]
     name: str
     nbytes: int
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         return self.name
+
+
+class Precision(enum.Enum):
+    """What kernels compute in: float32, or bfloat16 with sums, params and statistics in float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,8 @@ class Job:
     `bottoms` are the shapes that come from outside the chain, `layouts` how they lie in memory.
     `params` are the layouts that the params have already, "" for those that are still free. `train`
     says whether backward runs, the wants for what. `pieces`: whose gradients may be handed over in
-    pieces, as nobody needs them whole.
+    pieces, as nobody needs them whole. `precision` is what the user asks for: kernels that gain
+    nothing by bfloat16 may stay with float32, all others of a chain follow their bottom.
     """
 
     nodes: tuple[Node, ...]
@@ -59,6 +70,7 @@ class Job:
     wants_bottoms: tuple[bool, ...]
     wants_params: tuple[bool, ...]
     pieces: tuple[bool, ...] = ()
+    precision: Precision = Precision.FP32
 
     @property
     def node(self) -> Node:

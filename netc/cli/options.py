@@ -16,6 +16,7 @@ from netc.errors import Problem, nearest
 if TYPE_CHECKING:
     import logging
 
+    from netc.backends.base import Backend
     from netc.runtime.code import CodeHost
 
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -390,12 +391,19 @@ def require_weights(args: argparse.Namespace) -> None:
 
 
 def backend_options(parser: Parser) -> None:
-    """Add -backend and Caffe's -gpu."""
+    """Add -backend, -precision and Caffe's -gpu."""
     parser.flag(
         "backend",
         default="auto",
         metavar="NAME",
         help="auto, cpu or reference (default auto: the fastest that works here)",
+    )
+    parser.flag(
+        "precision",
+        type=one_of("fp32", "bf16"),
+        metavar="fp32|bf16",
+        help="what to compute in: bf16 is faster where the processor has it, and less exact "
+        "(default: what the solver says, or fp32)",
     )
     parser.flag(
         "gpu",
@@ -437,6 +445,14 @@ def overrides(args: argparse.Namespace) -> list[str]:
         raise Usage("two values for weights", got=f"-weights {args.weights} and {again}")
     flags = [f"{name}={value}" for name in ("max_iter", "base_lr") if (value := vars(args)[name])]
     return [*flags, *args.settings]
+
+
+def chosen_backend(args: argparse.Namespace, otherwise: str = "fp32") -> Backend:
+    """Return the backend of the flags; `otherwise` is the precision that counts without a flag."""
+    from netc.backends import find_backend
+    from netc.backends.base import Precision
+
+    return find_backend(args.backend, Precision(args.precision or otherwise))
 
 
 def mention_gpu(gpu: str, logger: logging.Logger) -> None:

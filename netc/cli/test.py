@@ -26,7 +26,6 @@ def configure(parser: options.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score."""
     from netc.assemble import executor, load_net
-    from netc.backends import find_backend
     from netc.layers.types import Phase
     from netc.learned import load_weights
     from netc.report.machine import to_json
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         )
         for note in net.graph.notes:
             logger.warning("%s", note)
-        scored = executor(net, find_backend(args.backend), train=False)
+        scored = executor(net, options.chosen_backend(args), train=False)
         files = split_list(args.weights) if args.weights else []
         load_weights(scored, files, exact=not args.random_weights, tell=logger.info)
         scores = score(scored, args.iterations)

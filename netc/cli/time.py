@@ -29,7 +29,6 @@ def configure(parser: options.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time the layers."""
     from netc.assemble import Plans, load_net, timed_executor
-    from netc.backends import find_backend
     from netc.layers.types import Phase
     from netc.report.timing import render, timing
     from netc.runtime.timing import measure
@@ -45,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
         assume=True,
         host=options.code_host(args),
     )
-    backend = find_backend(args.backend)
-    if args.plan:
-        print(Plans(net, backend, train=True).first.render())
-        return 0
     with log_to():
         options.mention_gpu(args.gpu, logger)
+        backend = options.chosen_backend(args)
+        if args.plan:
+            print(Plans(net, backend, train=True).first.render())
+            return 0
         timed, remarks = timed_executor(net, backend, train=True, replaced=shapes)
         durations = measure(
             timed,

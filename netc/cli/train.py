@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from netc.assemble import assembled
-    from netc.backends import find_backend
     from netc.schema import override, read_solver
     from netc.train import signals, tuning
     from netc.train.extension import Point
     from netc.train.log import log_to, logger
     from netc.train.outcome import outcome
     from netc.train.progress import progress_row
+    from netc.train.settings import read_settings
     from netc.train.solver import Action, Solver
 
     asked = _asked(args)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             logger.info("Override: %s", line)
         solver = Solver(
             source,
-            find_backend(args.backend),
+            options.chosen_backend(args, read_settings(source).precision),
             action=actions,
             level=args.level,
             stages=args.stage,

@@ -44,7 +44,8 @@ class _Value:
     fixed: bool = False
 
     def buffer(self, storage: int) -> Buffer:
-        return Buffer(self.name, self.shape, self.dtype, storage, self.layout)
+        dtype = self.dtype if self.layout is None else self.layout.dtype
+        return Buffer(self.name, self.shape, dtype, storage, self.layout)
 
 
 @dataclass(frozen=True)

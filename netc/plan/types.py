@@ -11,7 +11,15 @@ from netc.backends.base import Kernel, Layout
 from netc.graph.types import Graph, ParamUse
 
 # What a value of each type that buffers may have takes in memory.
-ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1, "bool": 1}
+ITEM_BYTES = {
+    "float32": 4,
+    "float64": 8,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "bool": 1,
+}
 
 
 class Direction(enum.Enum):

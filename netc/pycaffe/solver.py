@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from netc.backends import find_backend
-from netc.backends.base import Backend
+from netc.backends.base import Backend, Precision
 from netc.errors import fail
 from netc.graph.build import NetState
 from netc.pycaffe.errors import RuntimeMistake, told_as
@@ -40,7 +40,8 @@ class Solver:
         if not self.type:
             raise TypeError("use get_solver(file), or a solver of a certain type: SGDSolver(file)")
         source = self._typed(read_solver(os.fspath(solver_file)))
-        self._solver = training.Solver(source, find_backend(), make=_runner)
+        backend = find_backend(precision=Precision(read_settings(source).precision))
+        self._solver = training.Solver(source, backend, make=_runner)
         self._net = _net(self._solver.net)
         self._test_nets = [_net(net) for net in self._solver.test_nets]
         self._param_read = source.message.SerializeToString()

@@ -470,7 +470,7 @@ class Executor:
                 continue
             last = nodes[step.nodes[-1]]
             for key, top in zip(last.tops, step.tops, strict=True):
-                if not np.isfinite(self.backend.to_host(self._buffers[top])).all():
+                if not _finite(self.backend.to_host(self._buffers[top])):
                     return nodes[step.node], self.plan.graph.blobs[key].name
         return None
 
@@ -701,6 +701,14 @@ class Executor:
 
 
 _NOTHING = np.empty(0, np.uint8)
+_BF16_EXPONENT = np.uint16(0x7F80)
+
+
+def _finite(values: Array) -> bool:
+    """Say whether an array holds neither NaN nor Inf: float32, or bfloat16 as uint16."""
+    if values.dtype == np.uint16:
+        return bool(((values & _BF16_EXPONENT) != _BF16_EXPONENT).all())
+    return bool(np.isfinite(values).all())
 
 
 def _nobody(index: int, start: int, gradient: Array) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netc.backends.base import Precision
 from netc.errors import Problem, Problems, nearest
 from netc.graph.types import REGULARIZATION_TYPES
 from netc.schema import Source, bind_fields, chooses_implementation, netc_pb2
@@ -131,6 +132,7 @@ class SolverSettings:
     snapshot_format: SnapshotFormat = SnapshotFormat.BINARYPROTO
     snapshot_after_train: bool = True
     random_seed: int = -1
+    precision: str = Precision.FP32.value
     weights: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     unfreeze: tuple[LayerUnfreeze, ...] = ()
@@ -179,6 +181,7 @@ SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "Ad
 # Settings with a few known values.
 _CHOICES = {
     "type": SOLVER_TYPES,
+    "precision": tuple(precision.value for precision in Precision),
     "regularization_type": REGULARIZATION_TYPES,
     "warmup_policy": ("linear", "constant"),
     "momentum_policy": ("fixed", "poly", "opt"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from netc.backends.base import Backend, Declined, Job, Layout, Prepared
+from netc.backends.base import Backend, Declined, Job, Layout, Precision, Prepared
 from netc.backends.base import Kernel as AnyKernel
-from netc.backends.cpu import library
+from netc.backends.cpu import library, onednn
 from netc.backends.cpu.activation import ActivationKernel
 from netc.backends.cpu.concat import ConcatKernel, SliceKernel
 from netc.backends.cpu.convolution import ConvolutionKernel
@@ -93,14 +94,15 @@ def status() -> tuple[bool, str]:
 class CpuBackend:
     """oneDNN on all cores, on NumPy arrays.
 
-    Raises `library.Unavailable` where there is no oneDNN.
+    Raises `library.Unavailable` where there is no oneDNN. BF16 needs `onednn.has_bf16()`.
     """
 
     name = "cpu"
     xp: ArrayNamespace = np
 
-    def __init__(self) -> None:
+    def __init__(self, precision: Precision = Precision.FP32) -> None:
         library.load()
+        self.precision = precision
         self._reference = ReferenceBackend()
 
     def candidates(self) -> Sequence[Backend]:
@@ -113,7 +115,13 @@ class CpuBackend:
         make = FAMILIES.get(type(job.node.layer))
         if make is None:
             return Declined(f"no kernel for {job.node.type}")
-        return kernel_or_reason(make, job)
+        job = replace(job, precision=self.precision)
+        found = kernel_or_reason(make, job)
+        layouts = tuple(onednn.widened(layout) for layout in job.layouts)
+        if isinstance(found, Declined) and layouts != job.layouts:
+            # What the library cannot do in bfloat16 it may do in float32.
+            return kernel_or_reason(make, replace(job, layouts=layouts, precision=Precision.FP32))
+        return found
 
     def reorder(
         self,

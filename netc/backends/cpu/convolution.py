@@ -4,6 +4,9 @@ Both are made of three products between an image, its windows ("small": one valu
 output) and the weights: gather (image to windows), scatter (windows to image) and the gradient of
 the weights. oneDNN has them as the three passes of a convolution; Deconvolution's forward pass is
 the backward pass of a convolution, so that its weights lie as Caffe has them.
+
+In bfloat16 are images and windows, and a copy of the weights that is made anew for each pass: the
+weights themselves and their gradient stay float32.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from netc.backends.base import Binding, Job, Layout, Prepared, Terms
+from netc.backends.base import Binding, Job, Layout, Precision, Prepared, Terms
 from netc.backends.cpu import onednn
 from netc.backends.cpu.epilogue import Epilogue
 from netc.backends.cpu.kernel import (
@@ -98,18 +101,24 @@ class ConvolutionKernel(Kernel):
         self._layer, self._job = layer, job
         self._shape = Geometry.of(job)
         self._scratch_forward, self._scratch_backward = Scratch(), Scratch()
-        self._epilogue = Epilogue(job, self._shape.small, self._scratch_forward)
         self._bias = Desc.plain((layer.num_output,)) if layer.bias_term else None
+        # Caffe's Deconvolution adds its bias to an image, which the library does in float32.
+        half = job.precision is Precision.BF16 and not layer.transposed
+        dtype = onednn.BF16 if half else onednn.F32
+        self._epilogue = Epilogue(job, self._shape.small, self._scratch_forward, dtype)
         self._any = {
-            "image": any_layout(self._shape.image),
-            "small": any_layout(self._shape.small),
-            "weight": any_layout(self._shape.weight),
+            "image": any_layout(self._shape.image, dtype),
+            "small": any_layout(self._shape.small, dtype),
+            "weight": any_layout(self._shape.weight, dtype),
         }
-        self._choose_forward(job)
-        self._prepare_forward()
+        self._any_gradient = any_layout(self._shape.weight)
         self._want_data = job.train and job.wants_bottoms[0]
         self._want_weights = job.train and any(job.wants_params)
+        self._choose_forward(job, half)
+        self._prepare_forward()
         reorders = []
+        if self._weights_for_forward.differs:
+            reorders.append("weights for forward")
         if self._want_data:
             self._choose_data()
             if not self._weights_for_data.same(self.weight):
@@ -192,7 +201,7 @@ class ConvolutionKernel(Kernel):
             self._gather_hint = required(found, "convolution")
         return self._gather_hint
 
-    def _choose_forward(self, job: Job) -> None:
+    def _choose_forward(self, job: Job, half: bool) -> None:
         """Choose the primitive of the forward pass, and by it the layouts of all arrays."""
         free = self._any
         at, other = ("small", "image") if self._layer.transposed else ("image", "small")
@@ -203,7 +212,9 @@ class ConvolutionKernel(Kernel):
             bottoms.append(Desc.of(given, dims))
         bottoms.append(free[at])
         fixed = self._given_weights(job)
-        weights: list[object] = [free["weight"]] if fixed is None else [fixed, free["weight"]]
+        weights: list[object] = [free["weight"]]
+        if fixed is not None and not half:
+            weights.insert(0, fixed)
         name = "scatter" if self._layer.transposed else "gather"
         self._forward = quick(
             (
@@ -218,8 +229,18 @@ class ConvolutionKernel(Kernel):
         else:
             which = onednn.SRC_MD, onednn.DST_MD
         self.image, self.small = (self._forward.desc(i) for i in which)
-        #: How the forward pass takes the weights: they stay so for the whole run.
-        self.weight = self._forward.desc(onednn.WEIGHTS_MD)
+        taken = self._forward.desc(onednn.WEIGHTS_MD)
+        #: How the weights lie for the whole run: as the forward pass takes them, unless they are
+        #: converted for each pass, when it is the gradient that should need no copy.
+        self.weight = fixed or self._as_gradient() if half else taken
+        self._weights_for_forward = Mover(self.weight, taken, self._scratch_forward)
+
+    def _as_gradient(self) -> Desc:
+        """Return how the gradient of the weights lies if it may lie as it likes."""
+        if not self._want_weights:
+            return Desc.plain(self._shape.weight)
+        found = self._product("weights", self.image, self.small, self._any_gradient)
+        return required(found, "gradient of the weights").desc(onednn.DIFF_WEIGHTS_MD)
 
     def _given_weights(self, job: Job) -> Desc | None:
         layout = job.params[0]
@@ -239,7 +260,7 @@ class ConvolutionKernel(Kernel):
             (
                 self._product(name, image, small, weight)
                 for image, small, weight in (
-                    (self.image, self.small, self.weight),
+                    (self.image, self.small, self._weights_for_forward.wanted),
                     (self.image, self.small, free["weight"]),
                     (free["image"], free["small"], free["weight"]),
                 )
@@ -267,8 +288,8 @@ class ConvolutionKernel(Kernel):
                 self._product("weights", image, small, weight)
                 for image, small, weight in (
                     (self.image, self.small, self.weight),
-                    (self.image, self.small, free["weight"]),
-                    (free["image"], free["small"], free["weight"]),
+                    (self.image, self.small, self._any_gradient),
+                    (free["image"], free["small"], self._any_gradient),
                 )
             ),
             "convolution for the gradient of the weights",
@@ -319,9 +340,10 @@ class ConvolutionKernel(Kernel):
                     )
                 )
             return in_a_row(calls)
+        to = self._weights_for_forward
         arrays = {
             onednn.SRC: (self.image, x),
-            onednn.WEIGHTS: (self.weight, weight),
+            onednn.WEIGHTS: (to.wanted, to.array(binding, weight)),
             onednn.DST: (self.small, y),
             **self._epilogue.arguments(binding, self.small),
         }
@@ -330,7 +352,13 @@ class ConvolutionKernel(Kernel):
             bias = binding.params[1]
             if not self._epilogue.takes_bias:
                 arrays[onednn.BIAS] = (self._bias, bias)
-        return in_a_row([*self._epilogue.before(binding, bias), self._forward.bind(arrays)])
+        return in_a_row(
+            [
+                *to.before(binding, weight),
+                *self._epilogue.before(binding, bias),
+                self._forward.bind(arrays),
+            ]
+        )
 
     def backward(self, binding: Binding) -> Prepared:
         calls = self._epilogue.gradient(binding, self.small)

@@ -31,11 +31,14 @@ from netc.layers.types import Array
 class Epilogue:
     """The layers of a chain behind its first.
 
-    `dims` is the shape of the results as the library sees it, channels on axis 1. `post` is the
-    attribute for the primitive, None where nothing follows; `formula` the activation.
+    `dims` is the shape of the results as the library sees it, channels on axis 1, `dtype` its word
+    for what they are. `post` is the attribute for the primitive, None where nothing follows;
+    `formula` the activation.
     """
 
-    def __init__(self, job: Job, dims: tuple[int, ...], scratch: Scratch) -> None:
+    def __init__(
+        self, job: Job, dims: tuple[int, ...], scratch: Scratch, dtype: int = onednn.F32
+    ) -> None:
         self.formula: Formula | None = None
         self._channels = Desc.plain((1, dims[1], *[1] * (len(dims) - 2)))
         self._affine: list[tuple[Affine, slice]] = []
@@ -70,7 +73,7 @@ class Epilogue:
                 self.post.binary(kind, self._channels) for kind in (onednn.MULTIPLY, onednn.ADD)
             ]
         if self._summed:
-            self._shortcut = self.post.binary(onednn.ADD, any_layout(dims))
+            self._shortcut = self.post.binary(onednn.ADD, any_layout(dims, dtype))
         if self._slopes is not None:
             self._slope = Desc.plain((1 if shared else dims[1],))
             self._slope_number = self.post.prelu(per_channel=not shared)

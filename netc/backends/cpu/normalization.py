@@ -23,7 +23,7 @@ from netc.backends.cpu.kernel import (
     positive,
     same_layout,
 )
-from netc.backends.cpu.onednn import Desc, any_layout, primitive
+from netc.backends.cpu.onednn import Desc, primitive
 from netc.graph.types import Node
 from netc.layers.activation import ReLU
 from netc.layers.bn import AffineNorm, Statistics
@@ -57,7 +57,7 @@ class LrnKernel(Kernel):
                 onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
                 onednn.LRN_ACROSS,
                 self._x,
-                any_layout(self._x.dims),
+                self._x.free(self._x.dims),
                 *settings,
             ),
             "LRN",

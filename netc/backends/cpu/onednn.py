@@ -26,8 +26,16 @@ Dims = c_int64 * MAX_AXES
 
 # -- constants -------------------------------------------------------------------------------------
 
-F32, S32, U8 = 3, 4, 6
-_TYPES = {F32: np.dtype("float32"), S32: np.dtype("int32"), U8: np.dtype("uint8")}
+BF16, F32, S32, U8 = 2, 3, 4, 6
+# NumPy has no bfloat16: what holds it are the upper halves of float32, whole numbers of 16 bits.
+_TYPES: dict[int, np.dtype[Any]] = {
+    BF16: np.dtype("uint16"),
+    F32: np.dtype("float32"),
+    S32: np.dtype("int32"),
+    U8: np.dtype("uint8"),
+}
+# Behind the name of a layout whose elements are no float32.
+_BF16_MARK = " bf16"
 
 FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD, BACKWARD_DATA = 64, 96, 128, 160
 
@@ -55,6 +63,7 @@ SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE
 _NDIMS, _DIMS, _TYPE = 256, 257, 258
 _PADDED_DIMS, _KIND, _N_BLOCKS, _BLOCKS, _BLOCK_AXES = 260, 262, 263, 264, 265
 _STRIDES = 14
+_AVX512_BF16 = 0xE7  # the bits of an instruction set include those of the ones below it
 _BLOCKED_KIND, _ANY_TAG = 2, 1
 
 
@@ -134,7 +143,7 @@ class Desc:
 
     @classmethod
     def blocked(cls, dims: Sequence[int], name: str) -> Desc | None:
-        """Return the descriptor of dims in a layout named as `name` says: "aBcd16b".
+        """Return the descriptor of dims in a layout named as `name` says: "aBcd16b", "abcd bf16".
 
         None for the names of unusual layouts, and where the number of axes is another.
         """
@@ -154,13 +163,17 @@ class Desc:
         _check(create(byref(found), self.handle, dims_of(dims), dims_of(offsets)))
         return Desc(found)
 
+    def free(self, dims: Sequence[int]) -> c_void_p:
+        """Return a descriptor of dims and this type that leaves the layout to the primitive."""
+        return any_layout(tuple(dims), BF16 if self.dtype == np.uint16 else F32)
+
     @property
     def layout(self) -> Layout | None:
         """The layout to put into plans, None for C order."""
         if self.name == "":
             return None
         _KNOWN.setdefault((self.dims, self.name), self)
-        return Layout(self.dims, self.name, self.nbytes)
+        return Layout(self.dims, self.name, self.nbytes, self.dtype.name)
 
     def same(self, other: Desc) -> bool:
         """Say whether two describe the same places for the same dims."""
@@ -180,7 +193,7 @@ class Desc:
         """Return a name that tells layouts of the same dims apart; "" for C order.
 
         The axes from the slowest to the fastest, in capitals where they are split, then the sizes
-        of the blocks: "aBcd16b".
+        of the blocks: "aBcd16b"; bfloat16 is said behind that.
         """
         if self._number(_KIND) != _BLOCKED_KIND:
             raise OneDnnError("a layout that cannot be described")
@@ -189,7 +202,9 @@ class Desc:
         padded = self._vector(_PADDED_DIMS, n)
         n_blocks = self._number(_N_BLOCKS)
         sizes, axes = self._vector(_BLOCKS, n_blocks), self._vector(_BLOCK_AXES, n_blocks)
-        if not n_blocks and padded == self.dims and self._is_dense(range(n), strides, padded):
+        mark = _BF16_MARK if self._number(_TYPE) == BF16 else ""
+        ordered = not n_blocks and padded == self.dims
+        if ordered and not mark and self._is_dense(range(n), strides, padded):
             return ""
         order = sorted(range(n), key=lambda axis: (-strides[axis], axis))
         names = "".join(chr(ord("A" if axis in axes else "a") + axis) for axis in order)
@@ -208,7 +223,7 @@ class Desc:
             if size != _round_up(dim, [b for b, x in zip(sizes, axes, strict=True) if x == at])
         ]
         extra = f":{strides}{padded}" if not dense or odd else ""
-        return names + blocks + extra
+        return names + blocks + extra + mark
 
     @staticmethod
     def _is_dense(
@@ -248,6 +263,8 @@ _TAGS = {
 
 @functools.cache
 def _named(dims: tuple[int, ...], name: str) -> Desc | None:
+    dtype = BF16 if name.endswith(_BF16_MARK) else F32
+    name = name.removesuffix(_BF16_MARK)
     order = [ord(c.lower()) - ord("a") for c in name[: len(dims)]]
     if ":" in name or sorted(order) != list(range(len(dims))):
         return None
@@ -255,10 +272,18 @@ def _named(dims: tuple[int, ...], name: str) -> Desc | None:
         strides, step = [0] * len(dims), 1
         for axis in reversed(order):
             strides[axis], step = step, step * dims[axis]
-        return Desc.strided(dims, strides)
+        return Desc.strided(dims, strides, dtype)
     if name not in _TAGS:
         return None
-    return Desc(_tagged(dims, F32, _TAGS[name]))
+    return Desc(_tagged(dims, dtype, _TAGS[name]))
+
+
+def widened(layout: Layout | None) -> Layout | None:
+    """Return the layout in which float32 lies as bfloat16 does in this one; others as they are."""
+    if layout is None or not layout.name.endswith(_BF16_MARK):
+        return layout
+    desc = _named(layout.dims, layout.name.removesuffix(_BF16_MARK))
+    return None if desc is None else desc.layout
 
 
 @functools.cache
@@ -471,6 +496,14 @@ def reorder(source: Desc, target: Desc, *, add: bool = False) -> Primitive:
     attribute = PostOps().add_to_target().attribute if add else None
     _check(create(byref(found), source.handle, engine(), target.handle, engine(), attribute))
     return Primitive(found)
+
+
+def has_bf16() -> bool:
+    """Say whether the processor multiplies bfloat16 (AVX512-BF16, or AMX, which includes it)."""
+    ask = load().handle.dnnl_get_effective_cpu_isa
+    ask.restype = c_int
+    isa: int = ask()
+    return isa & _AVX512_BF16 == _AVX512_BF16
 
 
 def set_threads(n: int) -> None:

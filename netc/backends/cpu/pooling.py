@@ -10,7 +10,7 @@ from __future__ import annotations
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
 from netc.backends.cpu.kernel import Impossible, Kernel, fast, padding_behind, positive, same_layout
-from netc.backends.cpu.onednn import Desc, any_layout, dims_of, primitive
+from netc.backends.cpu.onednn import Desc, dims_of, primitive
 from netc.layers.pooling import Pooling, PoolMethod
 from netc.layers.types import BlobType, KeptType, Reads
 
@@ -49,7 +49,7 @@ class PoolingKernel(Kernel):
                 onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
                 algorithm,
                 self._x,
-                any_layout(job.tops[0]),
+                self._x.free(job.tops[0]),
                 *window,
             ),
             "pooling",
