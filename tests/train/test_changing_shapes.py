@@ -13,6 +13,7 @@ from netc.assemble import PLANS, Plans
 from netc.backends import find_backend
 from netc.schema import read_solver
 from netc.train import tuning
+from netc.train.finetuning import Asked
 from netc.train.solver import Solver
 from tests.support.nets import require
 
@@ -78,7 +79,7 @@ def test_a_resumed_run_is_the_whole_run(
     part.step(4)
     _, state = part.snapshot()
     resumed = solver_of(extra, backend)
-    tuning.start(resumed, (), str(state))
+    tuning.start(resumed, Asked(), str(state))
     assert resumed.iter == 4
     resumed.solve()
     for ours, theirs in zip(resumed.net.params, whole.net.params, strict=True):
