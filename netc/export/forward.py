@@ -54,6 +54,7 @@ class Forward:
                     expected=", ".join(map(str, self._shapes(graph))),
                     got=", ".join(map(str, shapes)),
                 )
+            # Types that can fill their tops do so, as in the exported net.
             planned = plan(graph, self._backend)
             self._executors[shapes] = Executor(planned, self._backend, params=self._params)
         return self._executors[shapes]

@@ -75,10 +75,10 @@ class DetectionEvaluate(Layer):
     others are wrong; a difficult object makes them neither unless `evaluate_difficult_gt`. All
     other detections are wrong.
 
-    Shapes: detections (1, 1, R, 7), objects (1, 1, G, 8) -> top (1, 1, classes + R, 5), the
+    Shapes: detections (1, 1, R, 7), objects (1, 1, G, 8) -> top (1, 1, classes + R', 5), the
     background not being one of the classes. The first rows are -1, class, number of objects, -1, -1
-    for each class; then come image, class, score, right, wrong for each detection, by image and
-    class; rows that are left over hold -1. A class of -1 is no detection, an image of -1 no object.
+    for each class; then come image, class, score, right, wrong for each of R' detections, by image
+    and class. A class of -1 is no detection, an image of -1 no object.
 
     With `name_size_file`, a file with one `name height width` per line, boxes are compared in
     pixels of the images, after what `resize_param` did to them is undone. The lines are those of
@@ -95,6 +95,8 @@ class DetectionEvaluate(Layer):
     resize_param: ResizeParam | None = None
 
     bottoms: ClassVar[Arity] = exactly(2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
         """Return a layer that reads the sizes, and this one with them as its third bottom."""
@@ -148,9 +150,9 @@ class DetectionEvaluate(Layer):
         for rows, what in ((found, "a detection"), (objects, "an object")):
             labels = xp.trunc(rows[:, 1])
             check_classes(xp, labels, self.num_classes or 0, self.background_label_id, what)
-        top = call.out[0]
-        top[...] = -1
         place = len(self._classes)
+        rows = place + len(found) if not call.out else call.out[0].shape[2]
+        top = xp.full((1, 1, rows, 5), -1, dtype=found.dtype)
         counted = objects if self.evaluate_difficult_gt else objects[objects[:, 7] == 0]
         top[0, 0, :place, 1] = xp.asarray(self._classes)
         for row, label in enumerate(self._classes):

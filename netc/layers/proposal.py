@@ -3,10 +3,9 @@
 Anchors are boxes of several shapes around each position of a feature map. A box is a row (x1, y1,
 x2, y2) of pixels, both corners included, so that its width is x2 - x1 + 1.
 
-How many regions there are depends on the data, while the blobs of a net have one shape for all
-passes. So the tops have the largest number, and rows of zeros follow the last region; the types
-here leave such rows out where they read them (of regions, and of the ground truth too). For a
-caller that gives no buffers the tops have the rows that there are.
+How many regions there are depends on the data. Where the shape of a blob must stay, as in an
+exported net, rows of zeros follow the last region; the types here leave such rows out where they
+read them (of regions, and of the ground truth too).
 """
 
 from __future__ import annotations
@@ -239,8 +238,8 @@ class Proposal(Anchored):
 
     Shapes: probabilities (1, 2A, H, W), the second half those of an object; shifts (1, 4A, H, W);
     (height, width, scale) of the image (1, 3) -> regions (R, 5) with image 0, best first, and if
-    asked for their probabilities (R, 1). R is `post_nms_topn`, or all that come before, if these
-    are fewer; rows of zeros follow the last region.
+    asked for their probabilities (R, 1). R is at most `post_nms_topn`; an exported net has the
+    largest number of rows there can be, those behind the last region being zeros.
 
     Each anchor (x, y, w, h) becomes a box with centre (x + dx w, y + dy h) and size (w exp(dw),
     h exp(dh)), clipped to the image. Boxes smaller than `min_size` * scale go; of the rest the best
@@ -260,6 +259,8 @@ class Proposal(Anchored):
 
     bottoms: ClassVar[Arity] = exactly(3)
     tops: ClassVar[Arity] = between(1, 2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
     stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
@@ -536,8 +537,9 @@ class ProposalTarget(Layer):
     deviations, stand with the inside weights at the class's four places (with `agnostic` at class
     1's); outside weights are 1 where the inside weights are above 0.
 
-    A batch with too few regions is filled up with those chosen, again and again; one with none has
-    regions of zeros, class 0 and no weight. py-faster-rcnn has fewer rows then. No gradient.
+    With too few regions there are fewer rows. (Where the shapes must stay, those chosen fill the
+    batch up, again and again; with none there are regions of zeros, class 0 and no weight.) No
+    gradient.
 
     ONNX: none, it makes targets for training.
 
@@ -559,6 +561,8 @@ class ProposalTarget(Layer):
 
     bottoms: ClassVar[Arity] = exactly(2)
     tops: ClassVar[Arity] = exactly(5)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
     stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
@@ -604,6 +608,8 @@ class ProposalTarget(Layer):
         shared = overlaps(xp, regions[:, 1:], truth) if len(truth) else xp.zeros((len(regions), 1))
         most, nearest = shared.max(axis=1), shared.argmax(axis=1)
         chosen, n_foreground = self._choice(call, most, count)
+        if not call.out:
+            count = len(chosen)
 
         tops = [xp.zeros((count, 5), dtype), xp.zeros((count, 1, 1, 1), dtype)]
         tops += [xp.zeros((count, self.num_classes, 4), dtype) for _ in range(2)]
@@ -625,7 +631,7 @@ class ProposalTarget(Layer):
             tops[2][first, place] = targets
             tops[3][first, place] = xp.asarray(self.bbox_inside_weights or (1.0,) * 4)
         tops.append((tops[3] > 0).astype(dtype))
-        return (*tops[:2], *(top.reshape(count, -1) for top in tops[2:]))
+        return (*tops[:2], *(top.reshape(count, 4 * self.num_classes) for top in tops[2:]))
 
     def _check(self, xp: ArrayNamespace, regions: Array, truth: Array) -> None:
         if bool((regions[:, 0] != 0).any()):

@@ -356,10 +356,10 @@ class DetectionOutput(Layer):
 
     Shapes: locations (N, 4 * priors), confidences (N, classes * priors), priors (1, 2, 4 * priors),
     if wanted the images -> top (1, 1, R, 7): image, class, score, xmin, ymin, xmax, ymax in the
-    order of image, class and falling score. R is the largest number there can be, N * keep_top_k as
-    a rule; rows that are left over hold -1. (The fork's top has as many rows as it needs. A caller
-    that can follow passes an empty `call.out` and gets that: with nothing found one row for each
-    image, with -1 for all but its number.) Equal scores: the lower class and prior come first.
+    order of image, class and falling score. R is the number of objects; with none there is one row
+    for each image, with -1 for all but its number. In an exported net R is the largest number there
+    can be, N * keep_top_k as a rule, and rows that are left over hold -1. Equal scores: the lower
+    class and prior come first.
 
     `save_output_param` and `visualize`, by which the fork writes files and opens windows, do
     nothing here, nor does the fourth bottom, the images to draw on.
@@ -380,6 +380,8 @@ class DetectionOutput(Layer):
     transform_param: ImageTransform | None = None
 
     bottoms: ClassVar[Arity] = between(3, 4)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         classes, n_priors = check_predictions(

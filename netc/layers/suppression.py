@@ -1,7 +1,8 @@
 """Non-maximum suppression: of boxes that overlap, only the best is kept.
 
-Detections go as rows of 7: image, class, score, xmin, ymin, xmax, ymax. A row whose image is -1 has
-no content: blobs here have a fixed shape, however many objects there are.
+Detections go as rows of 7: image, class, score, xmin, ymin, xmax, ymax. There are as many as there
+are objects; where the shape of a blob must stay, as in an exported net, rows whose image is -1 fill
+it. With nothing found at all there is a row for each image, with -1 for all but its number.
 """
 
 from __future__ import annotations
@@ -72,6 +73,20 @@ class NmsParam:
         return boxes if self.top_k is None or self.top_k < 0 else min(self.top_k, boxes)
 
 
+def placed(call: ForwardCall, rows: Array, images: int) -> Array:
+    """Return the top that holds these detections."""
+    xp = call.xp
+    if call.out:
+        top = call.out[0]
+        top[...] = -1
+        top[0, 0, : len(rows)] = rows
+        return top
+    if not len(rows):
+        rows = xp.full((images, DETECTION), -1, dtype=rows.dtype)
+        rows[:, 0] = xp.arange(images)
+    return rows[None, None]
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which boxes become detections: by score, then by overlap, then the best of each image.
@@ -119,7 +134,7 @@ class Selection:
         rows[:, 1] = xp.asarray(self.labels)[label]
         rows[:, 2] = scores[image, label, rank]
         rows[:, 3:] = boxes[image, label, rank]
-        return self._placed(call, rows, n)
+        return placed(call, rows, n)
 
     def _best(self, xp: ArrayNamespace, scores: Array, stays: Array) -> Array:
         """Return which boxes are among the `keep` best of their image."""
@@ -128,20 +143,6 @@ class Selection:
         chosen = xp.zeros(flat.shape, bool)
         chosen[xp.arange(len(flat))[:, None], best] = True
         return stays & chosen.reshape(stays.shape)
-
-    @staticmethod
-    def _placed(call: ForwardCall, rows: Array, images: int) -> Array:
-        """Return the top with these rows."""
-        xp = call.xp
-        if call.out:
-            top = call.out[0]
-            top[...] = -1
-            top[0, 0, : len(rows)] = rows
-            return top
-        if not len(rows):
-            rows = xp.full((images, DETECTION), -1, dtype=rows.dtype)
-            rows[:, 0] = xp.arange(images)
-        return rows[None, None]
 
     def lower_check(self, g: OnnxBuilder) -> None:
         """Refuse what ONNX cannot say."""
@@ -240,9 +241,8 @@ class NonMaximumSuppression(Layer):
     0.5, is multiplied by it whenever a box stays.
 
     Shapes: boxes (N, R, 4), xmin, ymin, xmax, ymax in any unit, scores (N, K, R) -> top
-    (1, 1, N K min(R, top_k), 7): image, class from 0 on, score, and the box, in the order of image,
-    class and falling score; rows that are left over hold -1. A box whose ends are in wrong order
-    overlaps none.
+    (1, 1, D, 7), D at most N K min(R, top_k): image, class from 0 on, score, and the box, in the
+    order of image, class and falling score. A box whose ends are in wrong order overlaps none.
 
     Source: netc's own, of what DetectionOutput does with boxes that are decoded.
     """
@@ -253,6 +253,8 @@ class NonMaximumSuppression(Layer):
     score_threshold: float | None = None
 
     bottoms: ClassVar[Arity] = exactly(2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         boxes, scores = bottoms

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from netc.layers.registry import layer
 from netc.layers.roi import check_maps
+from netc.layers.suppression import DETECTION, placed
 from netc.layers.types import (
     Arity,
     Array,
@@ -28,9 +29,6 @@ from netc.layers.types import (
     at_least,
     between,
 )
-
-#: Rows of a detection: image, class from 1 on, score, xmin, ymin, xmax, ymax.
-ROW = 7
 
 # The values of a box besides its classes.
 FIXED = 5
@@ -139,6 +137,8 @@ class YoloOutput(Layer):
     biases: tuple[float, ...] = ()
 
     stops_gradients: ClassVar[bool] = True
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
 
     def anchors(self, index: int, shape: tuple[int, ...]) -> list[tuple[float, float]]:
         """Return the anchors of a bottom in fractions of the image: (width, height)."""
@@ -196,7 +196,7 @@ class YoloOutput(Layer):
         for index, shape in enumerate(shapes):
             self.anchors(index, shape)
         rows = shapes[0][0] * self._count(shapes)
-        return Signature((BlobType((1, 1, rows, ROW)),))
+        return Signature((BlobType((1, 1, rows, DETECTION)),))
 
     def scores(self, xp: ArrayNamespace, objects: Array, classes: Array) -> tuple[Array, Array]:
         """Return score and class of each box, from logits (..., B) and (..., K, B)."""
@@ -231,11 +231,8 @@ class YoloOutput(Layer):
             for i in self._kept(xp, boxes[image], scores[image]):
                 values = [xp.asarray([image, labels[image, i] + 1, scores[image, i]])]
                 found.append(xp.concatenate([*values, boxes[image, i]]))
-        rows = len(found) if not call.out else scores.size
-        top = xp.full((1, 1, rows, ROW), -1, boxes.dtype)
-        for index, values in enumerate(found):
-            top[0, 0, index] = values
-        return (top,)
+        rows = xp.stack(found) if found else xp.zeros((0, DETECTION))
+        return (placed(call, rows.astype(boxes.dtype), len(boxes)),)
 
     def _kept(self, xp: ArrayNamespace, boxes: Array, scores: Array) -> list[int]:
         """Return the boxes of one image that stay, best first."""
@@ -313,9 +310,11 @@ class YoloOutput(Layer):
         place = g.op("Reshape", g.op("Slice", place, *ends), g.constant([n * count], "int64"))
         image = g.constant(g.xp.repeat(g.xp.arange(n), count).reshape(n, count, 1))
         label = g.op("Add", labels, g.constant(1.0))
-        table = g.reshape(g.op("Concat", image, label, scores, boxes, axis=2), (n * count, ROW))
-        table = g.op("Concat", table, g.constant([[-1.0] * ROW]), axis=0)
-        return (g.reshape(g.op("Gather", table, place, axis=0), (1, 1, n * count, ROW)),)
+        table = g.reshape(
+            g.op("Concat", image, label, scores, boxes, axis=2), (n * count, DETECTION)
+        )
+        table = g.op("Concat", table, g.constant([[-1.0] * DETECTION]), axis=0)
+        return (g.reshape(g.op("Gather", table, place, axis=0), (1, 1, n * count, DETECTION)),)
 
 
 @layer("YoloDetectionOutput", "yolo_detection_output_param")
@@ -324,8 +323,9 @@ class YoloDetectionOutput(YoloOutput):
     """What YOLO version 2 has found: boxes with the class of the largest score, suppressed.
 
     Shapes: maps (N, A (5 + K), H, W), and perhaps a second of the same kind -> (1, 1, R, 7): image,
-    class from 1 on, score, xmin, ymin, xmax, ymax in fractions of the image. R is the number of all
-    boxes; rows of -1 follow the last one found.
+    class from 1 on, score, xmin, ymin, xmax, ymax in fractions of the image. R is the number of
+    boxes found; with none there is one row for each image, with -1 for all but its number. In an
+    exported net R is the number of all boxes, and rows of -1 follow the last one found.
 
     A box: x = (column + sigmoid(tx)) / W, width = exp(tw) * bias / W, and so for y and height; the
     biases are in positions. Its score is sigmoid(object) times the softmax of its classes. Of the

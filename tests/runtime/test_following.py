@@ -239,3 +239,101 @@ def test_parts_of_a_pass_follow_too() -> None:
         np.testing.assert_array_equal(net.data("relu"), whole.data("relu"))
         assert net.loss() == whole.loss()
     assert [d for d, _, _ in net.timed()].count(Direction.FORWARD) == len(net.plan.forward)
+
+
+REGIONS = """
+layer { name: "in" type: "Input" top: "scores" top: "deltas" top: "info" top: "maps" top: "truth"
+  input_param { shape { dim: 1 dim: 18 dim: 5 dim: 6 } shape { dim: 1 dim: 36 dim: 5 dim: 6 }
+  shape { dim: 1 dim: 3 } shape { dim: 1 dim: 16 dim: 5 dim: 6 } shape { dim: 3 dim: 5 } } }
+layer { name: "conv" type: "Convolution" bottom: "maps" top: "conv" convolution_param {
+  num_output: 16 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" std: 0.3 } } }
+layer { name: "propose" type: "Proposal" bottom: "scores" bottom: "deltas" bottom: "info"
+  top: "rois" top: "p" proposal_param { post_nms_topn: 20 nms_thresh: 0.3 } }
+layer { name: "target" type: "ProposalTarget" bottom: "rois" bottom: "truth" top: "some"
+  top: "labels" top: "t" top: "win" top: "wout"
+  proposal_target_param { num_classes: 3 batch_size: 16 } }
+layer { name: "pool" type: "ROIPooling" bottom: "conv" bottom: "some" top: "pool"
+  roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.0625 } }
+layer { name: "cls" type: "InnerProduct" bottom: "pool" top: "cls" inner_product_param {
+  num_output: 3 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "box" type: "InnerProduct" bottom: "pool" top: "box" inner_product_param {
+  num_output: 12 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "cls" bottom: "labels" top: "loss" }
+layer { name: "loss2" type: "SmoothL1Loss" bottom: "box" bottom: "t" bottom: "win" bottom: "wout"
+  top: "loss2" loss_weight: 1 }
+"""
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_regions_are_as_many_as_there_are(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require(backend)
+    keep = ("rois", "p", "some", "labels", "t", "conv", "pool")
+    net = executor_of(net_of(REGIONS), backend_name=backend, keep=keep)
+    poison(net, monkeypatch)
+    filled = executor_of(graph_of(REGIONS), keep="all")
+    for i in range(len(net.params)):
+        filled.set_param(i, net.param_array(i))
+    counts = set()
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        for key in ("scores", "deltas", "maps"):
+            values = rng.standard_normal(net.data(key).shape) * (0.3 if key == "deltas" else 1)
+            for each in (net, filled):
+                each.data(key)[...] = values
+        for each in (net, filled):
+            each.data("info")[...] = 80, 96, 1
+            each.data("truth")[...] = [[5, 5, 50, 50, 1], [40, 30, 90, 75, 2], [0] * 5]
+            each.clear_param_diffs()
+            each.forward()
+            each.backward()
+        rois = filled.data("rois")
+        count = int((rois != 0).any(axis=1).sum())
+        counts.add(count)
+        np.testing.assert_array_equal(net.data("rois"), rois[:count])
+        np.testing.assert_array_equal(net.data("p"), filled.data("p")[:count])
+        n_some = len(net.data("some"))
+        assert net.data("labels").shape == (n_some, 1, 1, 1)
+        assert net.data("pool").shape == (n_some, 16, 2, 2) and np.isfinite(net.loss())
+        # Where the shapes must stay, the same regions come again until the batch is full.
+        np.testing.assert_array_equal(net.data("some"), filled.data("some")[:n_some])
+        np.testing.assert_array_equal(net.data("t"), filled.data("t")[:n_some])
+        assert any(gradient.any() for gradient in gradients(net))
+    assert len(counts) > 1
+
+
+DETECTIONS = """
+layer { name: "in" type: "Input" top: "loc" top: "conf" top: "prior" top: "objects"
+  input_param { shape { dim: 2 dim: 24 } shape { dim: 2 dim: 18 } shape { dim: 1 dim: 2 dim: 24 }
+  shape { dim: 1 dim: 1 dim: 3 dim: 8 } } }
+layer { name: "found" type: "DetectionOutput" bottom: "loc" bottom: "conf" bottom: "prior"
+  top: "found" detection_output_param { num_classes: 3 keep_top_k: 5 confidence_threshold: 0.5
+  nms_param { nms_threshold: 0.4 } } }
+layer { name: "judge" type: "DetectionEvaluate" bottom: "found" bottom: "objects" top: "judged"
+  detection_evaluate_param { num_classes: 3 } }
+"""
+
+
+def test_detections_are_as_many_as_there_are() -> None:
+    net = executor_of(net_of(DETECTIONS, Phase.TEST), train=False, keep=("found",))
+    filled = executor_of(graph_of(DETECTIONS, Phase.TEST), train=False, keep="all")
+    rng = np.random.default_rng(0)
+    low = rng.random((6, 2)) / 2
+    priors = np.concatenate([low, low + rng.random((6, 2)) / 2], axis=1).ravel()
+    counts = set()
+    for scale in (1.0, 0.7, 0.0, 0.9):
+        for each in (net, filled):
+            each.data("loc")[...] = 0
+            each.data("conf")[...] = scale * np.random.default_rng(1).random((2, 18))
+            each.data("prior")[0, 0], each.data("prior")[0, 1] = priors, 0.1
+            each.data("objects")[...] = [0, 1, 0, 0.1, 0.1, 0.5, 0.5, 0]
+            each.forward()
+        rows = filled.data("found")[0, 0]
+        count = int((rows[:, 0] >= 0).sum())
+        counts.add(count)
+        if count:
+            np.testing.assert_array_equal(net.data("found")[0, 0], rows[:count])
+        else:
+            assert net.data("found")[0, 0].tolist() == [[0, *[-1] * 6], [1, *[-1] * 6]]
+        judged = filled.data("judged")
+        np.testing.assert_array_equal(net.data("judged"), judged[:, :, : 2 + count])
+    assert len(counts) > 2
