@@ -80,6 +80,9 @@ class ReLU(Elementwise):
         # With a negative slope below zero the sign of y no longer tells the sign of x.
         return Reads.TOP if self.negative_slope >= 0 else Reads.BOTTOM
 
+    def dead_at_zero(self) -> bool:
+        return self.negative_slope == 0
+
     def backward(self, call: BackwardCall) -> Gradients:
         seen = (call.tops if self.negative_slope >= 0 else call.bottoms)[0]
         dy = call.top_diffs[0]

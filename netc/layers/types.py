@@ -423,6 +423,13 @@ class Layer:
         """
         return Reads.BOTTOM | Reads.TOP
 
+    def dead_at_zero(self) -> bool:
+        """Say whether an element of the top that is 0 passes no gradient on.
+
+        A unit that is 0 for every item then learns nothing, and may never do so again.
+        """
+        return False
+
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         """Say which bottoms a gradient can flow to."""
         return (True,) * n_bottoms

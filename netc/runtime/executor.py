@@ -18,6 +18,7 @@ from netc.graph.types import Graph, Node
 from netc.layers.types import Array, Refusal
 from netc.plan.memory import ALIGNMENT
 from netc.plan.types import Direction, Fill, Plan, Reorder, Step, Update
+from netc.runtime.statistics import Statistics
 
 
 class Feed(Protocol):
@@ -77,6 +78,19 @@ class _Clock:
     """The number of the forward pass, from which layers take their random numbers."""
 
     number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nonfinite:
+    """The first layer that gave a NaN or Inf: which of its tops, what is in that and its bottoms.
+
+    Of layers that run as one, the first is named, with its bottoms and the last one's top.
+    """
+
+    node: Node
+    blob: str
+    top: Statistics
+    bottoms: tuple[Statistics, ...]
 
 
 class Executor:
@@ -286,6 +300,18 @@ class Executor:
         """
         return self._buffers[self.plan.data[key]]
 
+    def plain_data(self, key: str) -> Array:
+        """Return the data of a blob version in C order: its own memory where it lies so."""
+        return self._plain(self.plan.data[key])
+
+    def _plain(self, index: int) -> Array:
+        buffer, values = self.plan.buffers[index], self._buffers[index]
+        if buffer.layout is None:
+            return values
+        plain = self._array(buffer.shape)
+        self.backend.reorder(buffer.shape, values, buffer.layout, plain, None)()
+        return plain
+
     def diff(self, key: str) -> Array:
         """Return the diff of a blob version, likewise; KeyError when no gradient reaches it."""
         return self._buffers[self.plan.diff[key]]
@@ -454,14 +480,13 @@ class Executor:
         self.backend.synchronize()
         return time.perf_counter() - begin
 
-    def first_nonfinite(self) -> tuple[Node, str] | None:
-        """Run forward again on the same inputs.
-
-        Return the first node with a NaN or Inf among its tops, and that blob.
-        """
+    def first_nonfinite(self) -> Nonfinite | None:
+        """Run forward again on the same inputs, up to the first layer that gives a NaN or Inf."""
         nodes = self.plan.graph.nodes
         for step, (_, call) in zip(self.plan.forward, self._forward, strict=True):
             layer = nodes[step.node].layer
+            # Now: a layer that works in place overwrites them.
+            bottoms = () if isinstance(step, Reorder) else self._statistics(step.bottoms)
             # What code of others makes need not be the same again; it is still there.
             if not (layer.reads_data or layer.writes_data or step.node in self.plan.follow):
                 with _caffes_arithmetic():
@@ -469,10 +494,15 @@ class Executor:
             if isinstance(step, Reorder):
                 continue
             last = nodes[step.nodes[-1]]
-            for key, top in zip(last.tops, step.tops, strict=True):
-                if not _finite(self.backend.to_host(self._buffers[top])):
-                    return nodes[step.node], self.plan.graph.blobs[key].name
+            tops = self._statistics(step.tops)
+            for key, top in zip(last.tops, tops, strict=True):
+                if not top.finite:
+                    name = self.plan.graph.blobs[key].name
+                    return Nonfinite(nodes[step.node], name, top, bottoms)
         return None
+
+    def _statistics(self, buffers: Sequence[int]) -> tuple[Statistics, ...]:
+        return tuple(Statistics.of(self.backend.to_host(self._plain(i))) for i in buffers)
 
     # -- preparing ---------------------------------------------------------------------------------
 
@@ -701,14 +731,6 @@ class Executor:
 
 
 _NOTHING = np.empty(0, np.uint8)
-_BF16_EXPONENT = np.uint16(0x7F80)
-
-
-def _finite(values: Array) -> bool:
-    """Say whether an array holds neither NaN nor Inf: float32, or bfloat16 as uint16."""
-    if values.dtype == np.uint16:
-        return bool(((values & _BF16_EXPONENT) != _BF16_EXPONENT).all())
-    return bool(np.isfinite(values).all())
 
 
 def _nobody(index: int, start: int, gradient: Array) -> None:

@@ -27,6 +27,7 @@ class Point(enum.Enum):
     ITERATION = "an iteration begins"
     FORWARD = "before each forward pass of the training net"
     LOSS = "after that, before the backward pass: `loss` is known"
+    PASSED = "after a backward pass"
     GRADIENTS = "all passes of an iteration are made; with updates in the plan, all updates too"
     UPDATE = "before what is left of the update is made, also by `apply_update` alone"
     UPDATED = "after the params were updated; `iter` is still that of the update"

@@ -150,6 +150,11 @@ class SolverSettings:
     time_limit: float | None = None
     keep_best: bool = False
     keep_last: int = 0
+    guard_interval: int = 100
+    guard_loss: bool = True
+    update_ratio_limit: float = 1.0
+    dead_unit_limit: float = 0.0
+    guard_stops: bool = False
 
     @property
     def judges(self) -> bool:
@@ -289,9 +294,19 @@ class _Check:
 
     def _check_stopping(self) -> None:
         s = self.settings
-        for name in ("score_net", "patience", "min_delta", "keep_last"):
+        for name in (
+            *("score_net", "patience", "min_delta", "keep_last"),
+            *("guard_interval", "update_ratio_limit"),
+        ):
             if getattr(s, name) < 0:
                 self._add(name, f"{name} is negative", f"{name} >= 0", getattr(s, name))
+        if not 0 <= s.dead_unit_limit < 1:
+            self._add(
+                "dead_unit_limit",
+                "dead_unit_limit is out of range",
+                "0 <= dead_unit_limit < 1, a share of the units",
+                s.dead_unit_limit,
+            )
         if s.time_limit is not None and not s.time_limit > 0:
             self._add("time_limit", "time_limit is too small", "seconds, more than 0", s.time_limit)
         judging = [

@@ -25,10 +25,11 @@ from netc.runtime import Executor, generator
 from netc.schema import Source, netc_pb2
 from netc.train import policy, snapshot
 from netc.train.average import Average
+from netc.train.debug import DebugInfo
 from netc.train.display import Display
 from netc.train.extension import Call, Extension, Point, Trigger, always
 from netc.train.finetuning import FineTuning
-from netc.train.guards import FiniteLoss
+from netc.train.guards import DeadUnits, FiniteLoss, UpdateRatio
 from netc.train.log import logger
 from netc.train.nets import solver_nets
 from netc.train.score import Score
@@ -96,6 +97,8 @@ class Solver:
         self.scores: list[Scores] = []
         seed = self.settings.random_seed
         self.seed = seed if seed >= 0 else secrets.randbits(31)
+        if self.settings.debug_info:
+            keep = "all"
         train, *tests = solver_nets(source, level, stages)
         #: The training net's layers as the text has them, for snapshots.
         self.messages = tuple(filter(train.state.includes, train.source.message.layer))
@@ -140,7 +143,10 @@ class Solver:
         for extension in (
             self.fine_tuning,
             self.average,
+            DebugInfo(),
             FiniteLoss(),
+            UpdateRatio(),
+            DeadUnits(),
             Display(),
             Tests(),
             Score(),
@@ -344,6 +350,7 @@ class Solver:
             self.loss = total / done
             self.reach(Point.LOSS)
             self.net.backward()
+            self.reach(Point.PASSED)
 
     # -- snapshots ---------------------------------------------------------------------------------
 

@@ -124,7 +124,9 @@ def test_the_first_layer_with_a_nan_is_found() -> None:
     net.forward()
     found = net.first_nonfinite()
     assert found is not None
-    assert (found[0].name, found[1]) == ("b", "b")
+    assert (found.node.name, found.blob) == ("b", "b")
+    assert found.top.nan
+    assert [bottom.finite for bottom in found.bottoms] == [True]
     net.params[2][0, 0] = 0
     net.forward()
     assert net.first_nonfinite() is None

@@ -42,7 +42,7 @@ def test_the_points_come_in_the_order_of_caffes_loop(tmp_path: Path) -> None:
         solver.on(point, lambda solver, name=point.name: seen.append((name, solver.iter)))  # type: ignore[misc]
     solver.solve()
     assert seen[:2] == [("SOLVE", 0), ("STEP", 0)]
-    passes = ["FORWARD", "LOSS"] * 2
+    passes = ["FORWARD", "LOSS", "PASSED"] * 2
     iteration = ["ITERATION", *passes, "GRADIENTS", "UPDATE", "UPDATED", "ITERATED"]
     tested = ["TEST", "TESTED", "BEFORE", *iteration, "AFTER"]
     saved = ["BEFORE", *iteration, "SNAPSHOT", "AFTER"]
