@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from netc.errors import NetcError
 from netc.schema import netc_pb2, read_solver
 from netc.train.conditions import CONDITIONS, REFUSED
-from netc.train.settings import SolverSettings, idle_settings, read_settings
+from netc.train.settings import SOLVER_TYPES, SolverSettings, idle_settings, read_settings
 
 GOOD = 'net: "n" base_lr: 0.1 lr_policy: "fixed" max_iter: 10\n'
 CAFFE = csv.DictReader(
@@ -143,3 +144,17 @@ def test_every_field_of_caffe_is_known(name: str) -> None:
         read_settings(source)
     except NetcError as error:
         assert all("not read" not in problem.what for problem in error.problems)
+
+
+def test_every_setting_of_rates_and_rules_is_explained() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    words = set(re.findall(r"\w+", text))
+    numbers = netc_pb2.SolverParameter.DESCRIPTOR.fields_by_name
+    # From 10050 on come those of the loop around the updates.
+    ours = {
+        field.name
+        for field in dataclasses.fields(SolverSettings)
+        if field.name not in CAFFE_FIELDS and not 10050 <= numbers[field.name].number < 20000
+    }
+    assert "max_norm" in ours
+    assert (ours | set(REFUSED) | set(SOLVER_TYPES)) - words == set()
