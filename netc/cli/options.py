@@ -350,7 +350,8 @@ def data_threads_option(parser: Parser) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="threads that read and decode data (default: one per processor, 8 at most)",
+        help="threads that read and decode data (default: one while the net computes, one per "
+        "processor while it waits)",
     )
 
 
@@ -424,10 +425,18 @@ def format_option(parser: Parser, *forms: str) -> None:
     )
 
 
+# The settings of a solver that are flags, too.
+_SETTINGS = {
+    "max_iter": "iterations to train for",
+    "base_lr": "learning rate",
+    "data_threads": "threads that read and decode data",
+}
+
+
 def solver_options(parser: Parser) -> None:
-    """Add -solver, and what overrides its settings: -max_iter, -base_lr and KEY=VALUE."""
+    """Add -solver, and what overrides its settings: some flags, and KEY=VALUE."""
     parser.flag("solver", metavar="FILE", needed=True, help="the solver: prototxt or YAML")
-    for name, what in (("max_iter", "iterations to train for"), ("base_lr", "learning rate")):
+    for name, what in _SETTINGS.items():
         parser.flag(name, default="", metavar="N", help=f"{what}, in place of the file's")
     parser.settings(_solver_settings)
 
@@ -443,7 +452,7 @@ def overrides(args: argparse.Namespace) -> list[str]:
     again = next((word for word in args.settings if word.startswith("weights=")), "")
     if again and getattr(args, "weights", ""):
         raise Usage("two values for weights", got=f"-weights {args.weights} and {again}")
-    flags = [f"{name}={value}" for name in ("max_iter", "base_lr") if (value := vars(args)[name])]
+    flags = [f"{name}={value}" for name in _SETTINGS if (value := vars(args)[name])]
     return [*flags, *args.settings]
 
 

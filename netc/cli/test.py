@@ -18,6 +18,7 @@ def configure(parser: options.Parser) -> None:
     options.net_options(parser, phase="TEST")
     options.weights_options(parser, "to score")
     options.iterations_option(parser, "batches to run")
+    options.data_threads_option(parser)
     options.backend_options(parser)
     options.format_option(parser, "text", "json")
     options.python_option(parser)
@@ -25,6 +26,7 @@ def configure(parser: options.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score."""
+    from netc import data
     from netc.assemble import executor, load_net
     from netc.layers.types import Phase
     from netc.learned import load_weights
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from netc.weights import split_list
 
     options.require_weights(args)
+    data.use_threads(args.data_threads)
     with log_to():
         options.mention_gpu(args.gpu, logger)
         net = load_net(

@@ -13,6 +13,7 @@ from netc.data.augmenting import Augmenter, Objects
 from netc.data.datums import DatumSource
 from netc.data.images import assume_image
 from netc.data.source import Batch, Item, Opening, arrays_for
+from netc.data.workers import workers
 from netc.errors import NetcError, fail
 from netc.layers.annotated import OBJECT, AnnotatedData
 from netc.layers.types import BlobType
@@ -82,7 +83,7 @@ class AnnotatedSource(DatumSource):
             found[i] = self._augmenter.windowed(image, found[i], position + i, batch[0][i : i + 1])
             found[i][:, 0] = i
 
-        self._decoders.run(place, count)
+        workers().run(place, count)
         if len(batch) > 1:
             if self._boxed:
                 rows = np.concatenate(found)

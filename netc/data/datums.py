@@ -68,8 +68,7 @@ class DatumSource(ImageSource):
         return batch
 
     def close(self) -> None:
-        """Let go of the database and the decoding threads."""
-        super().close()
+        """Let go of the database."""
         self._records.close()
 
     def _datums(self, position: int, count: int) -> list[netc_pb2.Datum]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -24,6 +25,7 @@ from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.data.video import VideoSource
 from netc.data.windows import WindowSource
+from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
 from netc.layers.annotated import AnnotatedData
 from netc.layers.blobfile import BlobFile
@@ -263,11 +265,17 @@ class _Reader:
         if self._thread is None:
             self._begin(position)
         if self._failure is None:
-            found = self._filled.get()
+            found = self._wait()
             if not isinstance(found, BaseException):
                 return found
             self._failure = found
         raise self._failure
+
+    def _wait(self) -> Batch | BaseException:
+        with contextlib.suppress(queue.Empty):
+            return self._filled.get_nowait()
+        with workers().waited_for():
+            return self._filled.get()
 
     def give_back(self, batch: Batch) -> None:
         """Allow one more batch, in these arrays."""
@@ -278,7 +286,8 @@ class _Reader:
         if self._thread is not None:
             self._stopping.set()
             self._permits.put(None)
-            self._thread.join()
+            with workers().waited_for():
+                self._thread.join()
             self._thread = self._failure = None
 
     def close(self) -> None:

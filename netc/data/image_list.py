@@ -94,6 +94,9 @@ class FileListSource(ImageSource):
         self._order: tuple[int, NDArray[np.int64]] | None = None
         super().__init__(layer, opening, len(listed.paths))
 
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
     def _index(self, position: int) -> int:
         """Return the place in the list of the item at a position."""
         epoch, index = divmod(position, self.size)

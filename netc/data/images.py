@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,10 @@ from numpy.typing import NDArray
 
 from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Image, Transformer, read_mean
+from netc.data.workers import workers
 from netc.errors import Span, fail
 from netc.layers.data import ImageReader
 from netc.layers.types import BlobType, Refusal
-
-# More threads than this decode faster than any net here consumes.
-_MOST_DECODERS = 8
 
 
 @functools.cache
@@ -68,7 +64,6 @@ class ImageSource(ABC):
         self._opening = opening
         self._size = size
         self._transformer = Transformer(layer.transform_param, opening)
-        self._decoders = _Decoders()
 
     @property
     def size(self) -> int:
@@ -97,10 +92,6 @@ class ImageSource(ABC):
         image = BlobType(self._image(0).shape)
         self._transformer.infer(image)
         return (image,)
-
-    def close(self) -> None:
-        """Let go of the decoding threads."""
-        self._decoders.close()
 
     @abstractmethod
     def _image(self, position: int) -> Image:
@@ -161,41 +152,10 @@ class ImageSource(ABC):
                 )
             self._transformer.one(one, windows, i, batch[0])
 
-        self._decoders.run(place, count)
+        workers().run(place, count)
         return batch
 
     _resize_hint = "resize the images to one size when the database is made, or use batch_size: 1"
-
-
-class _Decoders:
-    """Threads that decode and transform images; OpenCV and numpy work outside Python's lock."""
-
-    def __init__(self) -> None:
-        self._count = min(_MOST_DECODERS, _processors())
-        self._pool: ThreadPoolExecutor | None = None
-
-    def run(self, work: Callable[[int], None], count: int) -> None:
-        """Call work(0) ... work(count - 1); of several errors the first in order is raised."""
-        if self._count == 1 or count == 1:
-            for i in range(count):
-                work(i)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="netc-decode")
-        for _ in self._pool.map(work, range(count)):
-            pass
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def assume_image(

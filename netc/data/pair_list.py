@@ -14,6 +14,7 @@ from netc.data.image_list import FileListSource, ImageList
 from netc.data.images import assume_image, opencv, planes, resize
 from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Transformer, Windows
+from netc.data.workers import workers
 from netc.errors import Problems, Span, fail
 from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairReader
 from netc.layers.transform import TransformParam
@@ -159,7 +160,7 @@ class PairSource(FileListSource):
             labels = self._labels(indices[i], image) if len(batch) > 1 else None
             self._place(image, labels, geometries[i], i, batch, span)
 
-        self._decoders.run(place, count)
+        workers().run(place, count)
         return batch
 
     def _cropped(self, image: BlobType) -> BlobType:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from netc.data.augmenting import Augmenter
 from netc.data.images import ImageSource, opencv, planes
 from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for, locate_setting
+from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
 from netc.layers.annotated import OBJECT
 from netc.layers.types import BlobType, Refusal
@@ -78,14 +79,13 @@ class VideoSource(ImageSource):
             image, none = self._augmenter.changed(frames[i], np.empty((0, OBJECT)), position + i)
             self._augmenter.windowed(image, none, position + i, batch[0][i : i + 1])
 
-        self._decoders.run(place, count)
+        workers().run(place, count)
         for labels in batch[1:]:
             labels[...] = 0
         return batch
 
     def close(self) -> None:
         """Let go of the file and the threads."""
-        super().close()
         self._frames.close()
 
     def _index(self, position: int) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from netc.data.images import assume_image, decode, resize
 from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
 from netc.data.transform import read_mean
+from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
 from netc.layers.types import BlobType, Refusal
 from netc.layers.windowdata import CropMode, WindowData
@@ -300,12 +301,16 @@ class WindowSource:
         if self._layer.transform_param.mirror:
             mirrored = draws.below(2, "mirror", items) == 1
         n_back = count - int(count * self._layer.fg_fraction)
-        for i in range(count):
-            kind = self._windows.background if i < n_back else self._windows.foreground
+        windows = self._windows
+
+        def place_one(i: int) -> None:
+            kind = windows.background if i < n_back else windows.foreground
             index = int(draws.below(len(kind), "window", int(items[i]))[0])
             self._crop(kind.boxes[index], bool(mirrored[i]), batch[0][i])
             if len(batch) > 1:
                 batch[1][i] = kind.classes[index]
+
+        workers().run(place_one, count)
         return batch
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netc import data
 from netc.assemble import assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import fail
@@ -87,6 +88,8 @@ class Solver:
         self.source = source
         self.settings: SolverSettings = read_settings(source)
         self.backend = backend
+        if self.settings.data_threads:
+            data.use_threads(self.settings.data_threads)
         self.action = action
         self.iter = 0
         #: The mean over the passes of an iteration made so far; NaN before the first.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import cv2
 import numpy as np
 import pytest
 
-from netc.data.images import _Decoders, decode, opencv, resize
+from netc.data.images import decode, opencv, resize
 from tests.data.samples import encoded, pixels
 
 
@@ -56,22 +54,3 @@ def test_resizing(channels: int) -> None:
     np.testing.assert_array_equal(
         found, np.atleast_3d(cv2.resize(image, (3, 8))).transpose(2, 0, 1)
     )
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_all_work_is_done_and_the_first_error_told(threads: int) -> None:
-    decoders = _Decoders()
-    decoders._count = threads
-    done: set[int] = set()
-    decoders.run(done.add, 20)
-    assert done == set(range(20))
-
-    def work(i: int) -> None:
-        if i in (7, 11):
-            raise ValueError(i)
-
-    with pytest.raises(ValueError, match="7"):
-        decoders.run(work, 20)
-    decoders.close()
-    decoders.close()
-    assert not any(t.name.startswith("netc-decode") for t in threading.enumerate())
