@@ -1,18 +1,23 @@
 """Compare the speed and memory of netc with PyTorch on this machine's CPU.
 
 Each net is trained (forward, backward, SGD with momentum and weight decay) or run for inference by
-netc and by PyTorch, eager, in NCHW and in channels_last: one process for each, which take turns, so
-that all of them see the same machine. A turn is one step of a large net and several of a small one.
-The peer's net is built from netc's own graph with torch.nn's modules, one for each layer (BatchNorm
-with its Scale is one), so that both compute the same; GoogLeNet trains with its two auxiliary
-losses. Reported are medians, the ratio of the peer's faster form to netc, and the peak memory of
-each process.
+netc and by PyTorch, in NCHW and in channels_last: one process for each, which take turns, so that
+all of them see the same machine. A turn is one step of a large net and several of a small one. The
+peer's net is built from netc's own graph (tools/bench_torch.py), so that both compute the same;
+GoogLeNet trains with its two auxiliary losses. Reported are medians, the ratio of the peer's
+fastest form to netc, the peak memory of each process, and which share netc reaches of what a large
+matrix product does in the same run.
 
     pip install netc[bench]
     python tools/bench.py --net alexnet --net lenet --steps 10
-    python tools/bench.py --mode infer --json out.json
+    python tools/bench.py --precision bf16 --json bf16.json    # against fp32 and against autocast
+    python tools/bench.py --mode infer
+    python tools/bench.py --mode onnx         # the exported file in ONNX Runtime, and its peers
+    python tools/bench.py --mode convolutions # what each convolution of a net reaches
+    python tools/bench.py --mode start        # reading, checking and planning; loading weights
 
-PyTorch may live in another environment: --peer-python ENV/bin/python.
+PyTorch may live in another environment: --peer-python ENV/bin/python. With --compile it also runs
+under torch.compile, which needs a C++ compiler and minutes.
 """
 
 from __future__ import annotations
@@ -24,10 +29,13 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import bench_torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,21 +48,21 @@ NETS: dict[str, tuple[int, ...]] = {
     "resnet50": (8, 3, 224, 224),
     "vgg16": (4, 3, 224, 224),
 }
-PEERS = ("nchw", "channels_last")
+#: What runs the files that netc writes, besides netc.
+RUNTIMES = ("onnxruntime", "opencv")
 PAUSE = 0.05  # seconds
 #: Seconds that a turn lasts at least. After a pause the threads of a process sleep and the caches
 #: hold what others read: the first step of LeNet takes three times as long as the second.
 TURN = 0.05
-LEARNING_RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4
-
 
 # -- the worker that is netc -----------------------------------------------------------------------
 
 
-def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
+def netc_step(net: str, mode: str, backend: str, precision: str = "fp32") -> Callable[[], None]:
     """Return the call that makes one step of a net."""
     from netc.assemble import timed_executor
     from netc.backends import find_backend
+    from netc.backends.base import Precision
     from netc.plan import Updates
     from netc.train.policy import rates_at
     from netc.train.settings import SolverSettings
@@ -63,7 +71,7 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     train = mode == "train"
     executor, _ = timed_executor(
         net_of(net, mode),
-        find_backend(backend_name),
+        find_backend(backend, Precision(precision)),
         train=train,
         updates=Updates.PIECES if train else Updates.NONE,
         replaced=("data", "label"),
@@ -72,7 +80,10 @@ def netc_step(net: str, mode: str, backend_name: str) -> Callable[[], None]:
     if not train:
         return executor.forward
     settings = SolverSettings(
-        base_lr=LEARNING_RATE, lr_policy="fixed", momentum=MOMENTUM, weight_decay=DECAY
+        base_lr=bench_torch.LEARNING_RATE,
+        lr_policy="fixed",
+        momentum=bench_torch.MOMENTUM,
+        weight_decay=bench_torch.DECAY,
     )
     shapes = [array.shape for array in executor.params]
     rule = SGD(settings, executor.plan.graph.params, shapes, executor)
@@ -110,10 +121,14 @@ def net_of(net: str, mode: str) -> Any:
     from netc.layers.types import Phase
 
     shape = NETS[net]
-    path = ROOT / "zoo" / net / f"{net}_train_test.prototxt"
     shapes = {"data": shape, "label": shape[:1]}
     phase = Phase.TRAIN if mode == "train" else Phase.TEST
-    return load_net(path, phase, shapes=shapes, assume=True)
+    return load_net(text_of(net), phase, shapes=shapes, assume=True)
+
+
+def text_of(net: str) -> Path:
+    """Return the file of a net of the zoo."""
+    return ROOT / "zoo" / net / f"{net}_train_test.prototxt"
 
 
 def described(net: str, mode: str) -> list[dict[str, Any]]:
@@ -149,135 +164,31 @@ def described(net: str, mode: str) -> list[dict[str, Any]]:
     return found
 
 
-# -- the worker that is PyTorch --------------------------------------------------------------------
-
-
-def torch_step(net: str, mode: str, form: str, layers: list[dict[str, Any]]) -> Callable[[], None]:
-    """Return the call that makes one step of the same net in PyTorch."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    modules: list[tuple[Any, list[str], list[str], str]] = []
-    skip: set[int] = set()
-    readers = {
-        bottom: j for j, entry in reversed(list(enumerate(layers))) for bottom in entry["bottoms"]
-    }
-    for i, entry in enumerate(layers):
-        if i in skip:
-            continue
-        kind, tops = entry["type"], entry["tops"]
-        module: Any = None
-        match kind:
-            case "Convolution":
-                kernel, stride, pad, dilation, _ = zip(*entry["slides"], strict=True)
-                module = nn.Conv2d(
-                    entry["shape"][1],
-                    entry["num_output"],
-                    kernel,
-                    stride,
-                    pad,
-                    dilation,
-                    entry["group"],
-                    entry["bias_term"],
-                )
-            case "InnerProduct":
-                count = 1
-                for size in entry["shape"][1:]:
-                    count *= size
-                module = nn.Sequential(
-                    nn.Flatten(), nn.Linear(count, entry["num_output"], entry["bias_term"])
-                )
-            case "Pooling":
-                kernel, stride, pad, _, over = zip(*entry["slides"], strict=True)
-                if entry["pool"] == "MAX":
-                    module = nn.MaxPool2d(kernel, stride, pad, ceil_mode=any(over))
-                else:
-                    module = nn.AvgPool2d(kernel, stride, pad, ceil_mode=any(over))
-            case "ReLU":
-                module = nn.ReLU(inplace=True)
-            case "Dropout":
-                module = nn.Dropout(entry["dropout_ratio"])
-            case "LRN":
-                module = nn.LocalResponseNorm(
-                    entry["local_size"], entry["alpha"], entry["beta"], entry["k"]
-                )
-            case "BatchNorm":
-                module = nn.BatchNorm2d(entry["shape"][1], eps=entry["eps"])
-                after = readers[tops[0]]
-                assert layers[after]["type"] == "Scale"
-                skip.add(after)
-                tops = layers[after]["tops"]
-            case "Softmax":
-                module = nn.Softmax(1)
-        modules.append((module, entry["bottoms"], tops, kind))
-    holder = nn.ModuleList([m for m, _, _, _ in modules if m is not None])
-    losses = [entry["weight"] for entry in layers if "weight" in entry]
-
-    def forward(data: Any, label: Any) -> Any:
-        blobs: dict[str, Any] = {}
-        total: Any = None
-        which = iter(losses)
-        for module, bottoms, tops, kind in modules:
-            if kind in ("Data", "Input"):
-                blobs[tops[0]] = data
-                continue
-            xs = [blobs[key] for key in bottoms if key in blobs]
-            if kind == "SoftmaxWithLoss":
-                loss = functional.cross_entropy(xs[0], label) * next(which)
-                total = loss if total is None else total + loss
-                continue
-            if kind == "Concat":
-                y = torch.cat(xs, 1)
-            elif kind == "Eltwise":
-                y = xs[0] + xs[1]
-            else:
-                y = module(xs[0])
-            blobs[tops[0]] = y
-        return y if total is None else total
-
-    shape = NETS[net]
-    memory = torch.channels_last if form == "channels_last" else torch.contiguous_format
-    holder.to(memory_format=memory)
-    data = torch.randn(shape).to(memory_format=memory)
-    label = torch.zeros(shape[0], dtype=torch.long)
-    if mode == "infer":
-        holder.eval()
-
-        def infer() -> None:
-            with torch.inference_mode():
-                forward(data, label)
-
-        return infer
-    optimizer = torch.optim.SGD(
-        holder.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=DECAY
-    )
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward(data, label)
-        loss.backward()
-        loss.item()
-        optimizer.step()
-
-    return step
-
-
 # -- the processes ---------------------------------------------------------------------------------
 
 
 def work(args: argparse.Namespace) -> None:
     """Be a worker: take a turn for each line that comes in, and answer with its milliseconds."""
-    if args.work == "netc":
-        step = netc_step(args.net[0], args.mode, args.backend)
-    else:
-        layers = json.loads(sys.stdin.readline())
-        step = torch_step(args.net[0], args.mode, args.work, layers)
+    step = _step(args, args.net[0])
     for line in sys.stdin:
         if line.strip() == "end":
             break
         print(1000 * turn(step), flush=True)
     print(peak_memory(), flush=True)
+
+
+def _step(args: argparse.Namespace, net: str) -> Callable[[], None]:
+    """Return what a worker does over and over."""
+    if args.work == "netc":
+        mode = "infer" if args.mode == "onnx" else args.mode
+        return netc_step(net, mode, args.backend, args.precision)
+    if args.work in RUNTIMES:
+        import bench_runtimes
+
+        return bench_runtimes.step_of(args.work, args.files, NETS[net])
+    layers = json.loads(sys.stdin.readline())
+    mode = "train" if args.mode == "train" else "infer"
+    return bench_torch.step_of(layers, NETS[net], mode, bench_torch.Form.of(args.work))
 
 
 def turn(step: Callable[[], None], least: float = TURN) -> float:
@@ -311,9 +222,10 @@ class Worker:
 
     def __init__(self, python: str, what: str, net: str, args: argparse.Namespace) -> None:
         command = [python, __file__, "--work", what, "--net", net, "--mode", args.mode]
-        command += ["--backend", args.backend]
+        command += ["--backend", args.backend, "--precision", args.precision]
+        command += ["--files", str(args.files)]
         environment = dict(os.environ)
-        if what == "netc":
+        if what in ("netc", *RUNTIMES):
             paths = [str(ROOT), environment.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self.process = subprocess.Popen(
@@ -350,38 +262,87 @@ class Worker:
             return peak
 
 
-def compare(net: str, args: argparse.Namespace) -> dict[str, Any]:
+def compare(net: str, about: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Return the result for one net."""
-    workers = {"netc": Worker(sys.executable, "netc", net, args)}
+    peers = []
     if not args.no_peer:
-        description = json.dumps(described(net, args.mode))
-        for form in PEERS:
-            workers[form] = Worker(args.peer_python, form, net, args)
-            workers[form].say(description)
+        peers = bench_torch.forms(bf16=args.precision == "bf16", compiled=args.compile)
+    medians, peaks = race(net, ["netc"], peers, described(net, args.mode) if peers else [], args)
+    flops = operations(net, args.mode)
+    gflops = flops / medians["netc"] / 1e6
+    found: dict[str, Any] = {
+        "net": net,
+        "mode": args.mode,
+        "batch": NETS[net][0],
+        "backend": args.backend,
+        "precision": args.precision,
+        "netc_ms": medians["netc"],
+        "netc_mb": peaks["netc"],
+        "netc_gflops": gflops,
+        "share_of_sgemm": gflops / about["sgemm_gflops"],
+    }
+    for suffix, rivals in (
+        ("", [form for form in peers if not bench_torch.Form.of(form).bf16]),
+        ("_bf16", [form for form in peers if bench_torch.Form.of(form).bf16]),
+    ):
+        if rivals:
+            best = min(rivals, key=medians.__getitem__)
+            found |= {
+                f"peer{suffix}": best,
+                f"peer{suffix}_ms": medians[best],
+                f"peer{suffix}_mb": peaks[best],
+                f"ratio{suffix}": medians[best] / medians["netc"],
+                f"memory_ratio{suffix}": peaks["netc"] / peaks[best],
+            }
+    return found
+
+
+def race(
+    net: str, ours: list[str], peers: list[str], layers: Any, args: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Let processes take turns; return the median of their milliseconds, and their peaks in MiB."""
+    workers = {name: Worker(sys.executable, name, net, args) for name in ours}
+    for form in peers:
+        workers[form] = Worker(args.peer_python, form, net, args)
+        workers[form].say(json.dumps(layers))
     for number in range(args.warmup + args.steps):
         for worker in workers.values():
             # The threads of the one before still spin for a while.
             time.sleep(PAUSE)
             worker.turn(number >= args.warmup)
     peaks = {name: worker.end() for name, worker in workers.items()}
-    medians = {name: statistics.median(worker.times) for name, worker in workers.items()}
-    found: dict[str, Any] = {
-        "net": net,
-        "mode": args.mode,
-        "batch": NETS[net][0],
-        "backend": args.backend,
-        "netc_ms": medians["netc"],
-        "netc_mb": peaks["netc"],
-    }
-    if not args.no_peer:
-        best = min(PEERS, key=lambda form: medians[form])
-        found |= {
-            "peer": best,
-            "peer_ms": medians[best],
-            "peer_mb": peaks[best],
-            "ratio": medians[best] / medians["netc"],
-            "memory_ratio": peaks["netc"] / peaks[best],
-        }
+    return {name: statistics.median(worker.times) for name, worker in workers.items()}, peaks
+
+
+def operations(net: str, mode: str) -> int:
+    """Return the floating-point operations of a step, two for each multiply-add.
+
+    Training computes each product three times: forward, for the bottom and for the weights. The
+    products for the data itself are not made, and not counted.
+    """
+    graph = graph_of(net, mode)
+    total = 0
+    for node in graph.nodes:
+        bottoms = tuple(graph.blobs[key].type for key in node.bottoms)
+        cost = node.layer.cost(bottoms, node.signature)
+        on_data = any(not graph.nodes[graph.blobs[key].node].bottoms for key in node.bottoms)
+        total += 2 * cost * (1 if mode != "train" else 2 if on_data else 3)
+    return total
+
+
+def compare_runtimes(net: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return how long the exported file takes, and what reads the same net otherwise."""
+    import bench_runtimes
+
+    bench_runtimes.write_files(text_of(net), graph_of(net, "infer"), args.files)
+    peers = [] if args.no_peer else bench_torch.forms(bf16=False, compiled=args.compile)
+    layers = described(net, "infer") if peers else []
+    medians, _ = race(net, ["netc", *RUNTIMES], peers, layers, args)
+    found: dict[str, Any] = {"net": net, "mode": args.mode, "batch": NETS[net][0]}
+    found |= {f"{name}_ms": medians[name] for name in ("netc", *RUNTIMES)}
+    if peers:
+        best = min(peers, key=medians.__getitem__)
+        found |= {"torch": best, "torch_ms": medians[best]}
     return found
 
 
@@ -412,15 +373,19 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Read the arguments and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    modes = ("train", "infer", "onnx", "convolutions", "start")
     parser.add_argument("--net", action="append", choices=NETS, help="all six by default")
-    parser.add_argument("--mode", choices=("train", "infer"), default="train")
+    parser.add_argument("--mode", choices=modes, default="train")
     parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=int, default=10, help="turns that count")
     parser.add_argument("--warmup", type=int, default=2, help="turns before, that do not count")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python with torch")
+    parser.add_argument("--compile", action="store_true", help="run the peer compiled, too")
     parser.add_argument("--no-peer", action="store_true", help="netc alone")
     parser.add_argument("--json", type=Path, help="write the results here too")
-    parser.add_argument("--work", choices=("netc", *PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--files", type=Path, default=Path(), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         work(args)
@@ -430,24 +395,65 @@ def main() -> None:
         f"{about['cpu']}, {about['cores']} cores: sgemm {about['sgemm_gflops']:.0f} GFLOP/s, "
         f"copy {about['copy_gbytes']:.1f} GB/s"
     )
-    print(f"{'net':<14}{'batch':>6}{'netc ms':>10}{'peer ms':>10}{'ratio':>7}", end="")
-    print(f"{'netc MB':>9}{'peer MB':>9}{'ratio':>7}  peer")
-    results = []
-    for net in args.net or NETS:
-        found = compare(net, args)
+    results: list[dict[str, Any]] = []
+
+    def tell(found: dict[str, Any]) -> None:
         results.append(found | {"machine": about})
-        line = f"{net:<14}{found['batch']:>6}{found['netc_ms']:>10.1f}"
-        if args.no_peer:
-            line += f"{'-':>10}{'-':>7}{found['netc_mb']:>9.0f}"
-        else:
-            line += f"{found['peer_ms']:>10.1f}{found['ratio']:>7.2f}{found['netc_mb']:>9.0f}"
-            line += f"{found['peer_mb']:>9.0f}{found['memory_ratio']:>7.2f}  {found['peer']}"
-        print(line, flush=True)
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if not args.no_peer and len(results) > 1:
-        mean = statistics.geometric_mean(found["ratio"] for found in results)
-        print(f"geometric mean of the ratios: {mean:.2f}")
+
+    nets = args.net or list(NETS)
+    match args.mode:
+        case "start":
+            import bench_start
+
+            bench_start.run(tell)
+        case "convolutions":
+            import bench_convolutions
+
+            for net in nets:
+                bench_convolutions.run(net, about["sgemm_gflops"], args, tell)
+        case "onnx":
+            print(f"{'net':<14}{'batch':>6}{'netc ms':>10}{'ORT ms':>10}", end="")
+            print(f"{'OpenCV ms':>11}{'PyTorch ms':>12}")
+            for net in nets:
+                with tempfile.TemporaryDirectory() as folder:
+                    args.files = Path(folder)
+                    found = compare_runtimes(net, args)
+                tell(found)
+                times = [found[f"{name}_ms"] for name in ("netc", *RUNTIMES)]
+                line = "{:<14}{:>6}{:>10.1f}{:>10.1f}{:>11.1f}".format(net, found["batch"], *times)
+                print(line + (f"{found['torch_ms']:>12.1f}" if "torch_ms" in found else ""))
+        case _:
+            print(HEADINGS + ("  against autocast" if args.precision == "bf16" else ""))
+            for net in nets:
+                found = compare(net, about, args)
+                tell(found)
+                print(line_of(found), flush=True)
+            for name, what in (("ratio", "the ratios"), ("ratio_bf16", "those against autocast")):
+                ratios = [found[name] for found in results if name in found]
+                if len(ratios) > 1:
+                    print(f"geometric mean of {what}: {statistics.geometric_mean(ratios):.2f}")
+
+
+HEADINGS = (
+    f"{'net':<14}{'batch':>6}{'netc ms':>10}{'peer ms':>10}{'ratio':>7}{'netc MB':>9}{'peer MB':>9}"
+    f"{'ratio':>7}{'of sgemm':>10}  peer"
+)
+
+
+def line_of(found: dict[str, Any]) -> str:
+    """Return a result as a line under the headings."""
+    line = f"{found['net']:<14}{found['batch']:>6}{found['netc_ms']:>10.1f}"
+    if "peer" in found:
+        line += f"{found['peer_ms']:>10.1f}{found['ratio']:>7.2f}{found['netc_mb']:>9.0f}"
+        line += f"{found['peer_mb']:>9.0f}{found['memory_ratio']:>7.2f}"
+    else:
+        line += f"{'-':>10}{'-':>7}{found['netc_mb']:>9.0f}{'-':>9}{'-':>7}"
+    line += f"{found['share_of_sgemm']:>10.0%}  {found.get('peer', '-')}"
+    if "peer_bf16" in found:
+        line += f"  {found['peer_bf16_ms']:.1f} ms, {found['ratio_bf16']:.2f}, {found['peer_bf16']}"
+    return line
 
 
 if __name__ == "__main__":

@@ -218,12 +218,17 @@ two auxiliary losses, which only training uses.
 
 def resnet50() -> str:
     """Return the 50-layer net of He et al., 2016, as the authors' model."""
+    return resnet(50, (3, 4, 6, 3))
+
+
+def resnet(depth: int, blocks: tuple[int, int, int, int]) -> str:
+    """Return a net of He et al., 2016, with so many blocks in its four stages."""
     net = Net(
-        "ResNet-50",
-        """
-ResNet-50: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016. As
-in the authors' model, a stage's first 1x1 convolution has the stride, and conv1 keeps its bias.
-""",
+        f"ResNet-{depth}",
+        f"ResNet-{depth}: He, Zhang, Ren and Sun, "
+        '"Deep residual learning for image recognition", CVPR 2016. As\n'
+        "in the authors' model, a stage's first 1x1 convolution has the stride, and conv1 keeps "
+        "its bias.",
         train_batch=32,
         test_batch=25,
     )
@@ -256,11 +261,13 @@ in the authors' model, a stage's first 1x1 convolution has the stride, and conv1
     net.comment("3 x 224 x 224 -> 64 x 56 x 56")
     x = conv("conv1", "data", 64, 7, pad=3, stride=2, relu="conv1_relu", bias=0.0)
     x = net.pool("pool1", x, "MAX", 3, 2)
-    for stage, width, blocks in ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3)):
-        for i in range(blocks):
+    for stage, count in enumerate(blocks, 2):
+        for i in range(count):
             first = i == 0
             stride = 2 if first and stage > 2 else 1
-            x = block(f"{stage}{'abcdef'[i]}", x, width, stride=stride, widen=first)
+            # The authors' models count the blocks of long stages: 4a, 4b1, 4b2, ...
+            letter = "abcdef"[i] if count <= 6 else f"b{i}" if i else "a"
+            x = block(f"{stage}{letter}", x, 16 << stage, stride=stride, widen=first)
 
     net.comment("the classifier")
     x = net.inner_product("fc1000", net.pool("pool5", x, "AVE", 7, 1), 1000, filler=filler)

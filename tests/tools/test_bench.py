@@ -6,6 +6,12 @@ import json
 from pathlib import Path
 
 import bench
+import bench_runtimes
+import bench_start
+import bench_torch
+import cv2
+import numpy as np
+import onnxruntime
 import pytest
 
 
@@ -56,3 +62,60 @@ def test_a_turn_is_one_step_where_that_is_long(monkeypatch: pytest.MonkeyPatch) 
     now = iter([0.0, 2.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     assert bench.turn(lambda: None, least=0.05) == 2.0
+
+
+def test_the_operations_of_a_step() -> None:
+    """LeNet by hand: the multiply-adds of its four products, and three passes but for the first."""
+    conv1, conv2 = 64 * 20 * 24 * 24 * 25, 64 * 50 * 8 * 8 * 20 * 25
+    ip1, ip2 = 64 * 500 * 800, 64 * 10 * 500
+    # Additions of a bias are counted too.
+    infer, train = 2 * (conv1 + conv2 + ip1 + ip2), 2 * (2 * conv1 + 3 * (conv2 + ip1 + ip2))
+    assert bench.operations("lenet", "infer") == pytest.approx(infer, rel=1e-3)
+    assert bench.operations("lenet", "train") == pytest.approx(train, rel=1e-3)
+
+
+def test_the_forms_of_the_peer() -> None:
+    assert bench_torch.forms(bf16=False, compiled=False) == ["nchw", "channels_last"]
+    names = bench_torch.forms(bf16=True, compiled=True)
+    assert len(names) == len(set(map(bench_torch.Form.of, names))) == 8
+    assert bench_torch.Form.of("channels_last-bf16") == bench_torch.Form(True, bf16=True)
+
+
+@pytest.mark.parametrize("net", ["lenet", "cifar10_quick"])
+def test_all_runtimes_are_given_the_same_net(net: str, tmp_path: Path) -> None:
+    bench_runtimes.write_files(bench.text_of(net), bench.graph_of(net, "infer"), tmp_path)
+    x = np.random.default_rng(0).standard_normal(bench.NETS[net], dtype=np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / bench_runtimes.ONNX)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: x})
+    files = (tmp_path / name for name in (bench_runtimes.TEXT, bench_runtimes.WEIGHTS))
+    other = cv2.dnn.readNetFromCaffe(*map(str, files))
+    other.setInput(x)
+    np.testing.assert_allclose(other.forward(), expected, rtol=1e-3, atol=1e-5)
+    for runtime in bench.RUNTIMES:
+        bench_runtimes.step_of(runtime, tmp_path, bench.NETS[net])()
+
+
+def test_what_each_convolution_reaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        bench, "machine", lambda: {"cpu": "x", "cores": 1, "sgemm_gflops": 1, "copy_gbytes": 1}
+    )
+    arguments = "--mode convolutions --net lenet --steps 1 --backend auto"
+    monkeypatch.setattr("sys.argv", ["bench.py", *arguments.split()])
+    bench.main()
+    assert "conv2" in capsys.readouterr().out
+
+
+def test_a_deep_net_is_planned_and_weights_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_start, "REPEATS", 1)
+    monkeypatch.setattr(bench_start, "SHAPE", (1, 10, 10))
+    told: list[dict[str, object]] = []
+    bench_start.run(told.append)
+    assert [found.get("what") for found in told] == [
+        "resnet152 text to plan",
+        "resnet152 netc check",
+        "load",
+    ]
