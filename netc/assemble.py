@@ -14,6 +14,7 @@ from netc.backends.base import Backend, Layout
 from netc.data import DataAbsent, Feed, Item, Sink, open_feed, open_sink, probe
 from netc.errors import Problems, Span, fail
 from netc.graph.build import NetState, Probed, build, net_state
+from netc.graph.reshape import reshaped
 from netc.graph.types import Graph
 from netc.layers.data import ImageReader, Reader
 from netc.layers.types import Array, BlobType, CodeHost, Layer, Phase
@@ -55,17 +56,29 @@ class Net:
         return self._shaped(sizes=sizes)
 
 
+class GraphAlone:
+    """A graph that no text says, such as a deployed one, and its like for other shapes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def reshaped(self, sizes: Shapes) -> Graph:
+        """Return the graph for these sizes."""
+        return reshaped(self.graph, sizes)
+
+
 class Plans:
     """The plans of a net by the shapes of its data, the latest `PLANS` of them: a `Replan`.
 
     `first` is the one for the shapes that the net has. The arguments are those of `plan`;
     `prepared` makes of each graph the one that is planned. Params lie in all plans as in the first.
-    Tops that depend on the data have the shapes that it gives them.
+    Tops that depend on the data have the shapes that it gives them; with `fill` those that a type
+    can fill keep their largest shapes.
     """
 
     def __init__(
         self,
-        net: Net,
+        net: Net | GraphAlone,
         backend: Backend,
         *,
         train: bool,
@@ -73,13 +86,14 @@ class Plans:
         updates: Updates = Updates.NONE,
         param_layouts: Mapping[int, Layout | None] | None = None,
         prepared: Callable[[Graph], Graph] = lambda graph: graph,
+        fill: bool = False,
     ) -> None:
         self._net, self._prepared = net, prepared
         self._change: Callable[[Graph], Graph] = lambda graph: graph
         keep = keep if isinstance(keep, str) else tuple(keep)
         self._plan = partial(plan, backend=backend, train=train, keep=keep, updates=updates)
         graph = prepared(net.graph)
-        self._follow = graph.data_dependent
+        self._follow = [i for i in graph.data_dependent if not (fill and graph.nodes[i].layer.pads)]
         self.first = self._plan(graph, param_layouts=param_layouts, follow=self._follow)
         self._layouts = dict(enumerate(self.first.param_layouts))
         if self._follow:

@@ -6,9 +6,11 @@ The shape rules decide, not ONNX: every rule is asked again with another first a
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
-from netc.errors import NetcError, Problem, Problems, fail
-from netc.graph.types import Blob, Graph, Node
+from netc.errors import NetcError, Problems, fail
+from netc.graph.reshape import problem, reshaped
+from netc.graph.types import Graph, Node
 from netc.layers.types import BlobType, Refusal, Signature
 
 
@@ -32,32 +34,12 @@ def with_batch(graph: Graph, n: int) -> Graph:
     Raises NetcError naming each layer that refuses the size, or whose params depend on it.
     """
     batch_size(graph)
-    problems = Problems()
-    nodes: list[Node] = []
-    blobs: dict[str, Blob] = {}
-    for node in graph.nodes:
-        bottoms = tuple(blobs[key].type for key in node.bottoms)
-        try:
-            signature = _signature(node, bottoms, n)
-            _check_params(node, signature, n)
-        except Refusal as refusal:
-            problems.add(problem(node, refusal))
-            # The tops keep their shapes, so that one mistake is not told again by all that follow.
-            signature = node.signature
-        nodes.append(dataclasses.replace(node, signature=signature))
-        for key, blob_type in zip(node.tops, signature.tops, strict=True):
-            blobs[key] = dataclasses.replace(graph.blobs[key], type=blob_type)
-    problems.raise_any()
-    return dataclasses.replace(graph, nodes=tuple(nodes), blobs=blobs)
-
-
-def _signature(node: Node, bottoms: tuple[BlobType, ...], n: int) -> Signature:
-    if node.layer.fed:
-        tops = tuple(BlobType((n, *t.shape[1:])) if t.axes else t for t in node.signature.tops)
-        return dataclasses.replace(node.signature, tops=tops)
-    if node.layer.reads_data or not bottoms:
-        return node.signature
-    return node.layer.infer(*bottoms)
+    sizes = {key: graph.blobs[key].shape for key in graph.inputs}
+    return reshaped(
+        graph,
+        {key: (n, *shape[1:]) for key, shape in sizes.items() if shape},
+        partial(_check_params, n=n),
+    )
 
 
 def _check_params(node: Node, signature: Signature, n: int) -> None:
@@ -117,6 +99,30 @@ def mixed(got: str, n: int) -> Refusal:
     )
 
 
-def problem(node: Node, refusal: Refusal) -> Problem:
-    """Return what a layer refused, with its place in the text."""
-    return Problem(refusal.what, node.span, node.label, refusal.expected, refusal.got, refusal.hint)
+def counted_blobs(graph: Graph) -> dict[str, str]:
+    """Return the keys of blobs whose first axis is a number of items that only the data tell.
+
+    With a name for that number: the layer's that selects them. Raises NetcError naming each layer
+    that cannot follow the number.
+    """
+    found: dict[str, str] = {}
+    problems = Problems()
+    for index in graph.data_dependent:
+        node = graph.nodes[index]
+        if node.layer.pads:
+            continue
+        shapes = {key: graph.blobs[key].shape for key in node.tops}
+        sizes = {key: (shape[0] + 1, *shape[1:]) for key, shape in shapes.items() if shape}
+        try:
+            other = reshaped(graph, sizes)
+        except NetcError as error:
+            for told in error.problems:
+                what = f"does not follow the items that {node.label} gives: {told.what}"
+                problems.add(dataclasses.replace(told, what=what))
+            continue
+        for key, blob in graph.blobs.items():
+            before, after = blob.shape, other.blobs[key].shape
+            if before != after and after == (before[0] + 1, *before[1:]):
+                found[key] = node.name
+    problems.raise_any()
+    return found

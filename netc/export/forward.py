@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from netc.assemble import GraphAlone, Plans
 from netc.backends.base import Backend
 from netc.errors import fail
 from netc.export.batch import with_batch
 from netc.export.names import Interface
 from netc.graph.types import Graph
-from netc.plan import plan
 from netc.runtime import Executor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,10 +54,13 @@ class Forward:
                     expected=", ".join(map(str, self._shapes(graph))),
                     got=", ".join(map(str, shapes)),
                 )
-            # Types that can fill their tops do so, as in the exported net.
-            planned = plan(graph, self._backend)
-            self._executors[shapes] = Executor(planned, self._backend, params=self._params)
+            self._executors[shapes] = self._made(graph)
         return self._executors[shapes]
+
+    def _made(self, graph: Graph) -> Executor:
+        # Types that can fill their tops do so, as in the exported net.
+        plans = Plans(GraphAlone(graph), self._backend, train=False, fill=True)
+        return Executor(plans.first, self._backend, params=self._params, replan=plans)
 
     def _shapes(self, graph: Graph) -> tuple[tuple[int, ...], ...]:
         return tuple(graph.blobs[key].shape for key in self._ends.inputs)

@@ -13,7 +13,7 @@ from onnx import checker, helper, shape_inference
 
 from netc._version import __version__
 from netc.errors import Problems, fail
-from netc.export.batch import batch_size, mixed, open_blobs, problem, with_batch
+from netc.export.batch import batch_size, counted_blobs, mixed, open_blobs, with_batch
 from netc.export.builder import (
     BATCH,
     Builder,
@@ -27,6 +27,7 @@ from netc.export.builder import (
 from netc.export.fold import fold_scales
 from netc.export.names import Interface, name_nodes, name_tensors
 from netc.export.session import DEFAULT_OPSET, OLDEST_OPSET, latest_opset
+from netc.graph.reshape import problem
 from netc.graph.types import Blob, Graph, Node, Param, ParamUse
 from netc.layers.input import BlobShape, Input
 from netc.layers.types import BlobType, Layer, Part, Phase, Refusal
@@ -76,7 +77,8 @@ def export(
         raise fail("the net has no outputs", expected="a top that no layer reads")
     _check_elements(graph)
     builder = Builder(opset)
-    blobs = _lower(graph, params, builder, open_blobs(graph) if batch == "dynamic" else frozenset())
+    opened = dict.fromkeys(open_blobs(graph) if batch == "dynamic" else (), BATCH)
+    blobs = _lower(graph, params, builder, opened | counted_blobs(graph))
     outputs = _outputs(builder, graph, ends.outputs, blobs)
     named = {*(blobs[key] for key in graph.last.values()), *outputs.values()}
     operators = fold_scales(_needed(builder.operators, outputs.values()), named)
@@ -171,9 +173,12 @@ def _check_elements(graph: Graph) -> None:
 
 
 def _lower(
-    graph: Graph, params: Sequence[Array], builder: Builder, opened: frozenset[str]
+    graph: Graph, params: Sequence[Array], builder: Builder, opened: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Ask each layer for its form. Return the tensor of each blob, by key."""
+    """Ask each layer for its form. Return the tensor of each blob, by key.
+
+    `opened` names the first axis of blobs where its size is left open.
+    """
     owned = [
         builder.param(array, _title(graph, param))
         for param, array in zip(graph.params, params, strict=True)
@@ -183,18 +188,18 @@ def _lower(
     for index, node in enumerate(graph.nodes):
         types = [graph.blobs[key] for key in node.tops]
         if node.layer.fed:
-            tops: Sequence[Tensor] = [_declared(blob, blob.key in opened) for blob in types]
+            tops: Sequence[Tensor] = [_declared(blob, opened.get(blob.key)) for blob in types]
         else:
             builder.layer = index
             uses = [builder.reshape(owned[use.param], use.shape) for use in node.params]
             try:
                 tops = _lower_node(node, builder, [blobs[key] for key in node.bottoms], uses)
                 for blob, top in zip(types, tops, strict=True):
-                    _settle(graph, node, blob, top, blob.key in opened)
+                    _settle(graph, node, blob, top, opened)
             except Refusal as refusal:
                 problems.add(problem(node, refusal))
                 # What stands behind it may be in error too, and is told in the same run.
-                tops = [_declared(blob, blob.key in opened) for blob in types]
+                tops = [_declared(blob, opened.get(blob.key)) for blob in types]
         blobs.update(zip(node.tops, tops, strict=True))
     problems.raise_any()
     return blobs
@@ -221,7 +226,7 @@ def _lower_node(
     return [top for top in tops if isinstance(top, Tensor)]
 
 
-def _settle(graph: Graph, node: Node, blob: Blob, top: Tensor, opened: bool) -> None:
+def _settle(graph: Graph, node: Node, blob: Blob, top: Tensor, opened: Mapping[str, str]) -> None:
     """Compare a top with the shape rule, which is the authority, and declare its dims.
 
     Raises InvalidLowering where ONNX finds another shape, Refusal where the open batch is lost.
@@ -234,17 +239,19 @@ def _settle(graph: Graph, node: Node, blob: Blob, top: Tensor, opened: bool) -> 
             f"layer {node.label}: top '{blob.name}' has shape {blob.type}, but its ONNX form "
             f"makes {top.known}"
         )
-    if not opened and top.depends:
+    name = opened.get(blob.key)
+    if not name and top.depends and BATCH in opened.values():
         got = ", ".join(str(graph.blobs[key].type) for key in node.bottoms)
         raise mixed(f"{got} to {blob.type}", batch_size(graph))
-    if opened and top.dims is not None and isinstance(top.dims[0], int):
+    if name and top.dims is not None and isinstance(top.dims[0], int):
         raise Refusal(
             "its ONNX form fixes the batch size",
             expected="a top whose first axis is open",
             got=f"top '{blob.name}' of shape {blob.type}",
             hint=f"export with a fixed batch size: -batch {batch_size(graph)}",
         )
-    top.dims = (BATCH, *blob.shape[1:]) if opened else blob.shape
+    top.dims = (name, *blob.shape[1:]) if name else blob.shape
+    top.depends |= name is not None
 
 
 def _title(graph: Graph, param: Param) -> str:
@@ -254,10 +261,10 @@ def _title(graph: Graph, param: Param) -> str:
     return f"{owner.name}.{name}"
 
 
-def _declared(blob: Blob, opened: bool) -> Tensor:
+def _declared(blob: Blob, name: str | None) -> Tensor:
     """Return the tensor of a blob that no operator makes."""
-    dims: tuple[Dim, ...] = (BATCH, *blob.shape[1:]) if opened else blob.shape
-    return Tensor(blob.shape, dims, _FLOAT, depends=opened)
+    dims: tuple[Dim, ...] = (name, *blob.shape[1:]) if name else blob.shape
+    return Tensor(blob.shape, dims, _FLOAT, depends=name is not None)
 
 
 def _outputs(

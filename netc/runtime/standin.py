@@ -13,14 +13,16 @@ from netc.runtime.executor import Executor, generator
 class StandIn:
     """A feed of the same values in each pass: normal ones, and 0 where whole numbers are read.
 
-    0 is a label, an index and a flag in any net.
+    0 is a label, an index and a flag in any net. What selects items is 1, so that there are some.
     """
 
     def __init__(self, graph: Graph, node: int, seed: int = 0) -> None:
         self._name = graph.nodes[node].name
         self._shapes = tuple(graph.blobs[key].shape for key in graph.nodes[node].tops)
         whole = discrete_blobs(graph)
-        self._whole = [key in whole for key in graph.nodes[node].tops]
+        selecting = [graph.nodes[i] for i in graph.data_dependent]
+        ones = {key for each in selecting if not each.layer.pads for key in each.bottoms}
+        self._whole = [int(key in ones) if key in whole else None for key in graph.nodes[node].tops]
         self._seed = seed
         self._filled: tuple[Array, ...] = ()
 
@@ -34,7 +36,8 @@ class StandIn:
             return
         for i, (out, whole) in enumerate(zip(outs, self._whole, strict=True)):
             rng = generator(self._seed, self._name, i)
-            out[...] = 0 if whole else rng.standard_normal(out.shape, dtype=np.float32)
+            values = rng.standard_normal(out.shape, dtype=np.float32)
+            out[...] = values if whole is None else whole
         self._filled = outs
 
     def close(self) -> None:

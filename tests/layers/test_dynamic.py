@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
+from netc.assemble import load_graph, load_net, timed_executor
+from netc.backends import find_backend
+from netc.errors import NetcError
 from netc.export import Session, lower_layer
+from netc.export.deliver import deliver
 from netc.layers.dynamic import Filter
-from netc.layers.types import BackwardCall, BlobType, ForwardCall, Refusal
+from netc.layers.types import BackwardCall, BlobType, ForwardCall, Phase, Refusal
 from tests.support.layer_harness import (
     assert_close,
     check_layer,
@@ -107,3 +114,80 @@ def test_onnx() -> None:
     a, b, s = smooth(4, 3), smooth(4, 2), np.ones((4, 1))
     got = check_lowering(Filter(("y", "z")), [a, b, s], other_batch=[a[:2], b[:2], s[:2]])
     assert got == ["Reshape", "Cast", "Compress", "Compress"]
+
+
+NET = """
+input: "data" input_shape { dim: 4 dim: 3 dim: 8 dim: 8 }
+input: "wanted" input_shape { dim: 4 }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param {
+  num_output: 8 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "some" type: "Filter" bottom: "conv" bottom: "wanted" top: "some" }
+layer { name: "pool" type: "Pooling" bottom: "some" top: "pool" pooling_param {
+  kernel_size: 3 stride: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "pool" top: "ip" inner_product_param {
+  num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    (tmp_path / "net.prototxt").write_text(NET)
+    return tmp_path / "net.prototxt"
+
+
+def test_a_net_that_selects_is_exported(net: Path) -> None:
+    graph = load_graph(net, Phase.TEST)
+    backend, file = find_backend("reference"), net.with_name("net.onnx")
+    proof = deliver(graph, [], file, backend, fill=True)
+    assert proof.ok and file.exists()
+    session = Session(onnx.load(file), threads=1)
+    x = smooth(4, 3, 8, 8).astype(np.float32)
+    whole = session.run({"data": x, "wanted": np.ones(4, np.float32)})["prob"]
+    for wanted in ([0, 1, 0, 2], [0] * 4):
+        got = session.run({"data": x, "wanted": np.float32(wanted)})["prob"]
+        np.testing.assert_allclose(got, whole[np.flatnonzero(wanted)], rtol=1e-5)
+    assert session_shape(file) == ["some", 5]
+
+
+def session_shape(file: Path) -> list[object]:
+    [output] = onnx.load(file).graph.output
+    return [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("batch", [None, 4, "dynamic"])
+def test_the_batch_may_be_open_or_not(net: Path, batch: object) -> None:
+    graph = load_graph(net, Phase.TEST)
+    file = net.with_name("net.onnx")
+    assert deliver(graph, [], file, find_backend("reference"), fill=True, batch=batch).ok
+    [first, _] = onnx.load(file).graph.input
+    dim = first.type.tensor_type.shape.dim[0]
+    assert (dim.dim_param or dim.dim_value) == ("N" if batch == "dynamic" else 4)
+    assert session_shape(file) == ["some", 5]
+
+
+@pytest.mark.parametrize("operation", ["SUM", "ASUM", "SUMSQ", "MEAN"])
+def test_a_number_of_what_was_selected(net: Path, operation: str) -> None:
+    net.write_text(
+        NET + 'layer { name: "last" type: "Reduction" bottom: "ip" top: "y" '
+        f"reduction_param {{ operation: {operation} }} }}"
+    )
+    graph, file = load_graph(net, Phase.TEST), net.with_name("net.onnx")
+    assert deliver(graph, [], file, find_backend("reference"), fill=True).ok
+
+
+def test_what_does_not_follow_is_not_exported(net: Path) -> None:
+    net.write_text(
+        NET + 'layer { name: "last" type: "Eltwise" bottom: "some" bottom: "conv" top: "y" }'
+    )
+    graph, file = load_graph(net, Phase.TEST), net.with_name("net.onnx")
+    with pytest.raises(NetcError, match="does not follow the items that 'some'") as error:
+        deliver(graph, [], file, find_backend("reference"), fill=True)
+    assert "layer 'last' (Eltwise)" in str(error.value)
+    assert deliver(graph, [], file, find_backend("reference"), fill=True, outputs=["ip"]).ok
+
+
+def test_made_up_values_select_everything(net: Path) -> None:
+    timed, _ = timed_executor(load_net(net, Phase.TEST), find_backend("reference"), train=False)
+    timed.forward()
+    assert timed.data("prob").shape == (4, 5)
