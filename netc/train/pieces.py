@@ -29,16 +29,28 @@ def in_pieces(arrays: Sequence[Blob], work: Callable[..., None]) -> None:
     assert all(array.flags.c_contiguous for array in arrays), "a piece would be a copy"
     flat = [array.reshape(-1) for array in arrays]
 
-    def piece(start: int) -> None:
-        work(*(array[start : start + PIECE] for array in flat))
-
     starts = range(0, flat[0].size, PIECE)
+    left = iter(starts)
+
+    def share() -> None:
+        # Whoever is done with a piece takes the next: an iterator gives each of them once.
+        for start in left:
+            work(*(array[start : start + PIECE] for array in flat))
+
     if len(starts) < PIECES_WORTH_THREADS:
-        for start in starts:
-            piece(start)
+        share()
         return
-    for _ in _threads().map(_with_our_state(piece), starts):
-        pass
+    state = np.geterr()
+
+    def share_of_thread() -> None:
+        # What a thread does about overflow and the like is its own affair otherwise.
+        with np.errstate(**state):
+            share()
+
+    pool = _threads()
+    helping = [pool.submit(share_of_thread) for _ in range(_N_THREADS)]
+    for helper in helping:
+        helper.result()
 
 
 def spare(like: Blob, number: int = 0) -> Blob:
@@ -46,10 +58,10 @@ def spare(like: Blob, number: int = 0) -> Blob:
 
     Each `number` is another piece of memory, with whatever content.
     """
-    if not hasattr(_local, "spare"):
-        _local.spare = np.empty((2, PIECE), np.float32)
-    memory: Blob = _local.spare[number, : like.size]
-    return memory
+    memory: Blob | None = getattr(_local, "spare", None)
+    if memory is None or memory.shape[1] < like.size:
+        memory = _local.spare = np.empty((2, PIECE), np.float32)
+    return memory[number, : like.size]
 
 
 def norm(*arrays: Blob) -> float:
@@ -69,17 +81,9 @@ def bound_norm(arrays: Sequence[Blob], limit: float) -> None:
 _local = threading.local()
 
 
+_N_THREADS = os.cpu_count() or 1
+
+
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="netc-update")
-
-
-def _with_our_state(call: Callable[[int], None]) -> Callable[[int], None]:
-    """Return the call for another thread, with what this one does about overflow and the like."""
-    state = np.geterr()
-
-    def run(start: int) -> None:
-        with np.errstate(**state):
-            call(start)
-
-    return run
+    return ThreadPoolExecutor(_N_THREADS, thread_name_prefix="netc-update")
