@@ -47,7 +47,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "train": (
         "schema layers graph weights data backends backends.base plan runtime assemble learned "
         "report",
-        "google numpy rich",
+        "google numpy rich tensorboardX",
     ),
     # What is wrong with files, found without running them.
     "checking": ("schema layers graph plan assemble report train", ""),
@@ -71,7 +71,7 @@ EVERYWHERE = {"errors", "patterns", "_version"}
 STANDARD = sys.stdlib_module_names | {"_typeshed"}
 
 # What no one may pay for who asks for help or checks a file.
-HEAVY = {"cupy", "cv2", "h5py", "lmdb", "onnx", "onnxruntime", "rich", "torch"}
+HEAVY = {"cupy", "cv2", "h5py", "lmdb", "onnx", "onnxruntime", "rich", "tensorboardX", "torch"}
 
 
 @dataclass(frozen=True)

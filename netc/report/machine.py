@@ -7,9 +7,12 @@ import math
 from typing import Any
 
 
-def to_json(value: Any) -> str:
-    """Return JSON that every reader takes: NaN and infinities, which it has not, become null."""
-    return json.dumps(_plain(value), indent=1)
+def to_json(value: Any, *, indent: int | None = 1) -> str:
+    """Return JSON that every reader takes: NaN and infinities, which it has not, become null.
+
+    Without an indent it is one line.
+    """
+    return json.dumps(_plain(value), indent=indent)
 
 
 def _plain(value: Any) -> Any:

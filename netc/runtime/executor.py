@@ -127,6 +127,8 @@ class Executor:
         self.seed = seed
         self.feeds = dict(feeds or {})
         self.sinks = dict(sinks or {})
+        #: What forward passes have spent on waiting for data and copying it, in seconds.
+        self.data_seconds = 0.0
         #: See above; whoever runs a plan with updates backward sets it.
         self.on_gradient: Callable[[int, int, Array], None] = _nobody
         self._clock = _Clock()
@@ -679,7 +681,9 @@ class Executor:
         outs = tuple(self.data(key) for key in node.tops)
 
         def fill() -> None:
+            begin = time.perf_counter()
             self.feeds[index].fill(outs)
+            self.data_seconds += time.perf_counter() - begin
 
         return fill
 

@@ -29,13 +29,19 @@ class Scores:
 
     def as_dict(self) -> dict[str, object]:
         """Return the same for `-format json`; an output of one value is a number."""
-        return {
-            "loss": self.loss,
-            "outputs": {
-                name: values[0] if len(values) == 1 else list(values)
-                for name, values, _ in self.outputs
-            },
-        }
+        return {"loss": self.loss, "outputs": by_name(self.outputs)}
+
+
+def by_name(outputs: Sequence[Output], *, scores_only: bool = False) -> dict[str, object]:
+    """Return outputs by name; one of one value is a number.
+
+    With `scores_only` those of very many values, which are no scores, are left out.
+    """
+    return {
+        name: values[0] if len(values) == 1 else list(values)
+        for name, values, _ in outputs
+        if not scores_only or len(values) <= _MOST_VALUES
+    }
 
 
 def outputs_of(net: Executor) -> list[Output]:

@@ -155,6 +155,8 @@ class SolverSettings:
     update_ratio_limit: float = 1.0
     dead_unit_limit: float = 0.0
     guard_stops: bool = False
+    json_log: str = ""
+    tensorboard: str = ""
 
     @property
     def judges(self) -> bool:

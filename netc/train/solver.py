@@ -33,6 +33,7 @@ from netc.train.finetuning import FineTuning
 from netc.train.guards import DeadUnits, FiniteLoss, UpdateRatio
 from netc.train.log import logger
 from netc.train.nets import solver_nets
+from netc.train.records import Records
 from netc.train.score import Score
 from netc.train.scoring import Scores
 from netc.train.settings import SolverSettings, idle_settings, read_settings
@@ -151,6 +152,7 @@ class Solver:
             UpdateRatio(),
             DeadUnits(),
             Display(),
+            Records(),
             Tests(),
             Score(),
             TimeLimit(),
