@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netc import data
-from netc.errors import NetcError, Span, fail
+from netc.errors import NetcError, Problem, Span, fail
 from netc.layers.types import Array
 from netc.learned import load_weights, read_params, weights_of
 from netc.runtime import Executor
@@ -79,8 +79,8 @@ class Snapshots(Extension):
 def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     """Write `PREFIX_iter_N.caffemodel` and `.solverstate`, or their HDF5 forms; return both paths.
 
-    `label` stands in the place of `iter_N`.
-    Raises NetcError when they cannot be written; earlier snapshots are then untouched.
+    `label` stands in the place of `iter_N`. Raises NetcError when they cannot be written; earlier
+    snapshots are then untouched, and the message names the last one.
     """
     hdf5 = ".h5" if solver.settings.snapshot_format is SnapshotFormat.HDF5 else ""
     stem = f"{solver.snapshot_prefix}_{label or f'iter_{solver.iter}'}"
@@ -89,17 +89,26 @@ def save(solver: Solver, label: str = "") -> tuple[Path, Path]:
     logger.info("Snapshotting to %s file %s", "HDF5" if hdf5 else "binary proto", weights_path)
     with solver.average.in_place(solver.net.params):
         weights = weights_of(solver.net, solver.messages, diffs=diffs)
-    write_snapshot(
-        weights_path,
-        weights,
-        state_path,
-        state_of(solver),
-        diffs=diffs,
-    )
+    try:
+        write_snapshot(weights_path, weights, state_path, state_of(solver), diffs=diffs)
+    except NetcError as error:
+        raise NetcError(*error.problems, *_what_is_left(solver)) from error
     logger.info(
         "Snapshotting solver state to %s file %s", "HDF5" if hdf5 else "binary proto", state_path
     )
     return weights_path, state_path
+
+
+def _what_is_left(solver: Solver) -> Iterator[Problem]:
+    if solver.last_snapshot is None:
+        return
+    weights, state = solver.last_snapshot
+    yield Problem(
+        f"there is no snapshot of iteration {solver.iter}",
+        expected="a pair of weights and solver state",
+        got=f"the last pair is {weights} and {state}",
+        hint=f"-snapshot {state} goes on from there",
+    )
 
 
 def state_of(solver: Solver) -> SolverState:

@@ -23,6 +23,7 @@ from netc.weights.atomic import Staged, atomic_write, check_writable, remove_tem
 from netc.weights.caffemodel import write_weights
 from netc.weights.state import SolverState, read_state, write_snapshot, write_state
 from netc.weights.types import SavedBlob, SavedLayer, Weights, frozen
+from tests.support.disks import small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,17 +49,10 @@ def file_size_limit(n_bytes: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def a_small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounting = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, text=True
-    )
-    if mounting.returncode:
-        pytest.skip(f"cannot mount a small file system here: {mounting.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with small_disk(tmp_path / "disk", 256) as disk:
+        yield disk
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
@@ -211,10 +205,10 @@ def test_a_file_that_may_not_grow(tmp_path: Path, name: str, limit: int) -> None
 
 
 @pytest.mark.parametrize("end", ["", ".h5"])
-def test_a_full_disk(small_disk: Path, end: str) -> None:
+def test_a_full_disk(a_small_disk: Path, end: str) -> None:
     def snapshot(iteration: int, n_values: int) -> None:
         history = (SavedBlob(frozen(np.zeros(n_values, np.float32))),)
-        prefix = f"{small_disk}/net_iter_{iteration}"
+        prefix = f"{a_small_disk}/net_iter_{iteration}"
         write_snapshot(
             f"{prefix}.caffemodel{end}",
             weights_of(iteration, n_values),
@@ -223,7 +217,7 @@ def test_a_full_disk(small_disk: Path, end: str) -> None:
         )
 
     snapshot(1, 10_000)  # 40 KB twice
-    before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
+    before = {path.name: path.read_bytes() for path in a_small_disk.iterdir()}
     with pytest.raises(NetcError, match="disk full") as error:
         snapshot(2, 30_000)  # 120 KB twice: the weights fit, the solver state does not
     text = str(error.value)
@@ -231,8 +225,8 @@ def test_a_full_disk(small_disk: Path, end: str) -> None:
     assert "bytes free in" in text
     if not end:
         assert "120," in text.partition("expected")[2].partition("got")[0]
-    assert {path.name: path.read_bytes() for path in small_disk.iterdir()} == before
-    assert read_state(small_disk / f"net_iter_1.solverstate{end}").iter == 1
+    assert {path.name: path.read_bytes() for path in a_small_disk.iterdir()} == before
+    assert read_state(a_small_disk / f"net_iter_1.solverstate{end}").iter == 1
 
 
 def test_a_device_that_is_always_full() -> None:
