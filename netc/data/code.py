@@ -13,8 +13,9 @@ class CodeSource:
     def __init__(self, layer: PythonData, opening: Opening) -> None:
         """Raise DataAbsent."""
         raise DataAbsent(
-            f"the data of {layer.code} is read by Python code, which netc does not run",
-            expected="data in a database, an image list or an HDF5 file",
+            f"the data of {layer.code} is read by Python code, which is not run",
+            expected="data in a database, an image list or an HDF5 file, or its module in "
+            "PYTHONPATH and -allow_python_layers",
             got=f"{len(layer.top)} tops of a Python class",
             hint="for a look at the net its shapes are enough: netc check, summary, time",
             setting="module",

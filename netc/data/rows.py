@@ -40,12 +40,16 @@ class _Turn:
 
 
 class RowSource:
-    """The rows of several files, one file after the other. One file at a time is held in memory."""
+    """The rows of several files, one file after the other. One file at a time is held in memory.
+
+    Files may hold rows of different shapes where no batch reaches from one into the other.
+    """
 
     def __init__(self, layer: HDF5Data, opening: Opening) -> None:
         """Read the list; DataAbsent when it is missing, NetcError when files that it names are."""
         self._tops = layer.top
         self._shuffle = layer.shuffle
+        self._batch_size = layer.batch_size
         self._draws = opening.draws
         self._files = read_list(
             locate_setting(layer.source, opening, "source", "list of HDF5 files")
@@ -74,8 +78,8 @@ class RowSource:
 
     def load(self, position: int, count: int, reuse: Batch) -> Batch:
         """Return the batch that begins at a position."""
-        shapes = tuple((count, *row.shape) for row in self.item_types)
-        batch = arrays_for(shapes, reuse)
+        types = self._looks[self._turn_at(position).file][1]
+        batch = arrays_for(tuple((count, *row.shape) for row in types), reuse)
         done = 0
         while done < count:
             turn = self._turn_at(position + done)
@@ -92,28 +96,41 @@ class RowSource:
         self._loaded = None
 
     @cached_property
-    def item_types(self) -> tuple[BlobType, ...]:
-        """The types of one row of each top."""
-        return self.item()
+    def _rows(self) -> NDArray[np.int64]:
+        """The number of rows of each file."""
+        return np.array([n_rows for n_rows, _ in self._looks])
 
     @cached_property
-    def _rows(self) -> NDArray[np.int64]:
-        """The number of rows of each file. All files are looked at: a wrong one is told at once."""
-        problems, rows = Problems(), []
+    def _looks(self) -> list[tuple[int, tuple[BlobType, ...]]]:
+        """The rows and types of each file. All are looked at: a wrong one is told at once."""
+        problems, found = Problems(), []
         for listed in self._files:
             try:
-                n_rows, types = self._look(listed)
-                if types != self.item_types:
-                    raise fail(
-                        "the data sets of this file have other shapes than those of the first",
-                        expected=self._show(self.item_types),
-                        got=self._show(types),
-                    )
-                rows.append(n_rows)
+                found.append(self._look(listed))
             except NetcError as error:
                 problems.add(error.at(listed.span))
         problems.raise_any()
-        return np.array(rows)
+        first = found[0][1]
+        other = next((i for i, (_, types) in enumerate(found) if types != first), None)
+        if other is None:
+            return found
+        for listed, (n_rows, _) in zip(self._files, found, strict=True):
+            if n_rows % self._batch_size:
+                shown = self._show(found[other][1])
+                problems.add(
+                    fail(
+                        "files hold rows of different shapes, and a batch would reach from this "
+                        "file into the next",
+                        span=listed.span,
+                        expected=f"a multiple of batch_size {self._batch_size}, as "
+                        f"'{self._files[0].path.name}' holds {self._show(first)} and "
+                        f"'{self._files[other].path.name}' {shown}",
+                        got=f"{n_rows} rows",
+                        hint="batch_size: 1 is good for all numbers of rows",
+                    )
+                )
+        problems.raise_any()
+        return found
 
     def _show(self, types: tuple[BlobType, ...]) -> str:
         return ", ".join(f"{top} {row}" for top, row in zip(self._tops, types, strict=True))

@@ -347,15 +347,18 @@ class Reshape(_Reshaped):
                     setting="shape",
                 )
             return shape
-        known = math.prod(dim for dim in shape if dim != -1)
-        if known == 0 or x.count % known:
+        count, known = x.count, math.prod(dim for dim in shape if dim != -1)
+        if not count and not known:
+            # No items: the axes without size tell nothing of the one to be computed.
+            count, known = (math.prod(n for n in dims if n > 0) for dims in (x.shape, shape))
+        if known == 0 or count % known:
             raise Refusal(
                 "the dims that are known do not divide the number of elements",
                 expected=f"a divisor of {x.count}, for the bottom of shape {x}",
                 got=f"{known}, for the top of shape {BlobType(shape)}",
                 setting="shape",
             )
-        return tuple(x.count // known if dim == -1 else dim for dim in shape)
+        return tuple(count // known if dim == -1 else dim for dim in shape)
 
     def _replaced(self, x: BlobType) -> tuple[int, int]:
         """Return the first axis that is replaced, and the first behind it that is not."""

@@ -99,7 +99,43 @@ def test_several_paths_in_a_line(tmp_path: Path, open_layer: OpenLayer) -> None:
     assert found.tolist() == [3, 4, 1, 2]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_files_of_different_shapes(tmp_path: Path, open_layer: OpenLayer, shuffle: bool) -> None:
+    rows = [np.arange(12).reshape(4, 3), np.arange(40).reshape(2, 4, 5), np.arange(6).reshape(2, 3)]
+    source = write(tmp_path, *({"data": values, "n": range(len(values))} for values in rows))
+    feed = open_layer(layer(source, "data", "n", batch_size=2, shuffle=shuffle), Phase.TRAIN)
+    seen = []
+    for _ in range(8):
+        shapes = feed.next_shapes()
+        batch = [np.empty(shape, np.float32) for shape in shapes]
+        feed.fill(batch)
+        file = next(i for i, values in enumerate(rows) if values.shape[1:] == shapes[0][1:])
+        if file != 1:
+            file = 0 if batch[0].max() > 5 or len(set(batch[1]) - {0, 1}) else 2
+        np.testing.assert_array_equal(batch[0], rows[file][batch[1].astype(int)])
+        seen.append(shapes[0])
+    assert seen.count((2, 3)) == 6 and seen.count((2, 4, 5)) == 2
+
+
 # -- mistakes --------------------------------------------------------------------------------------
+
+
+def test_a_batch_cannot_reach_into_a_file_of_other_shapes(
+    tmp_path: Path, open_layer: OpenLayer
+) -> None:
+    source = write(
+        tmp_path,
+        {"data": np.zeros((4, 3))},
+        {"data": np.zeros((2, 5))},
+        {"data": np.zeros((3, 5))},
+    )
+    with pytest.raises(NetcError, match="a batch would reach from this file") as told:
+        open_layer(layer(source, batch_size=2))
+    [problem] = told.value.problems
+    assert problem.span == Span(str(source), 3, 1)
+    assert "data (3,)" in problem.expected and "data (5,)" in problem.expected
+    assert problem.got == "3 rows"
+    assert open_layer(layer(source, batch_size=1)).next_shapes() == ((1, 3),)
 
 
 def test_every_file_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -170,10 +206,9 @@ def test_tops_of_different_lengths(tmp_path: Path) -> None:
 
 def test_all_files_are_looked_at_before_training(tmp_path: Path, open_layer: OpenLayer) -> None:
     good = {"data": np.zeros((2, 3))}
-    source = write(tmp_path, good, {"data": np.zeros((2, 4))}, good, {"other": [1]})
+    source = write(tmp_path, good, {"data": 5.0}, good, {"other": [1]})
     assert probe(layer(source)).types == (BlobType((3,)),)
     with pytest.raises(NetcError) as told:
         open_layer(layer(source))
     assert [problem.span.line for problem in told.value.problems if problem.span] == [2, 4]
-    assert "expected  data (3,)" in str(told.value)
-    assert "got       data (4,)" in str(told.value)
+    assert "has no axis of rows" in str(told.value) and "no data set 'data'" in str(told.value)

@@ -211,7 +211,7 @@ def test_a_shape_can_be_given_for_data_of_a_class() -> None:
 def test_a_net_without_its_data_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(RCNN)
     assert load_graph(tmp_path / "net.prototxt", Phase.TRAIN, assume=True).nodes
-    with pytest.raises(NetcError, match="read by Python code, which netc does not run"):
+    with pytest.raises(NetcError, match="read by Python code, which is not run"):
         load_graph(tmp_path / "net.prototxt", Phase.TRAIN)
 
 

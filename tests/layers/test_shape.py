@@ -296,6 +296,21 @@ def reshapes(draw: Any) -> tuple[Reshape, Shape, Shape]:
     return Reshape(BlobShape(tuple(new)), axis, num_axes), bottom, (*head, *dims, *tail)
 
 
+@pytest.mark.parametrize(
+    ("layer", "bottom", "top"),
+    [
+        (reshape(0, -1), (0, 3), (0, 3)),
+        (reshape(0, -1, 2), (0, 3, 4), (0, 6, 2)),
+        (reshape(-1, 2), (0, 4), (0, 2)),
+        (reshape(0, 2, -1, 0), (0, 6, 4, 5), (0, 2, 12, 5)),
+    ],
+)
+def test_no_items_have_the_shape_that_items_would_have(
+    layer: Layer, bottom: Shape, top: Shape
+) -> None:
+    assert tops_of(layer, bottom) == [top]
+
+
 @settings(max_examples=200)
 @given(case=reshapes())
 def test_reshape(case: tuple[Reshape, Shape, Shape]) -> None:
@@ -323,7 +338,7 @@ def test_a_negative_axis_of_reshape_counts_insertion_points() -> None:
         (reshape(-2, 3), (2, 3), "shape", "means nothing"),
         (reshape(5), (2, 3), "shape", "another number"),
         (reshape(), (2, 3), "shape", "another number"),
-        (reshape(0, -1), (0, 3), "shape", "do not divide"),
+        (reshape(0, -1, 2), (0, 3), "shape", "do not divide"),
         (reshape(1, axis=3), (2, 3), "axis", "out of range"),
         (reshape(1, axis=-4), (2, 3), "axis", "out of range"),
         (reshape(6, axis=1, num_axes=2), (2, 3), "num_axes", "out of range"),
