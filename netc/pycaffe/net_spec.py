@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from netc.errors import fail, nearest
 from netc.layers import registry
+from netc.pycaffe.errors import TypeMistake, mistake
 from netc.schema import netc_pb2
 from netc.schema.descriptors import descriptor_of, field_of
 
@@ -49,10 +50,10 @@ class Function:
         self.in_place = self.params.pop("in_place", False)
         for i, value in enumerate(inputs):
             if not isinstance(value, Top):
-                raise fail(
-                    f"input {i} of a layer is not a blob",
-                    layer=f"({type_name})",
-                    expected="what another layer gave",
+                raise mistake(
+                    TypeMistake,
+                    f"{type_name} input {i} is not a Top (type is {type(value)})",
+                    expected="a blob: what another layer gave",
                     got=repr(value),
                     hint="a layer with several tops gives a tuple of them"
                     if isinstance(value, tuple)
@@ -168,6 +169,8 @@ class NetSpec:
         setattr(self, name, value)
 
     def __getitem__(self, name: str) -> Top | Function:
+        if name not in self.tops:
+            raise KeyError(f"there is no blob '{name}' yet. {nearest(name, self.tops)}".strip())
         return self.tops[name]
 
     def __delitem__(self, name: str) -> None:
@@ -175,6 +178,19 @@ class NetSpec:
 
     def __contains__(self, name: str) -> bool:
         return name in self.tops
+
+    def keys(self) -> list[str]:
+        """Return the names so far: `n.keys()[-1]` is the last one. As in SSD's Caffe."""
+        return list(self.tops)
+
+    def vals(self) -> list[Top | Function]:
+        """Return what the names stand for, likewise."""
+        return list(self.tops.values())
+
+    def update(self, name: str, params: Mapping[str, Any]) -> None:
+        """Change or add settings of the layer of a blob, likewise."""
+        top = self[name]
+        (top.fn if isinstance(top, Top) else top).params.update(params)
 
     def to_proto(self) -> netc_pb2.NetParameter:
         """Return the net; `str()` of it is its prototxt.
@@ -233,17 +249,18 @@ def message_of(fn: Function) -> netc_pb2.LayerParameter:
 
 def _assign_all(layer: netc_pb2.LayerParameter, fn: Function) -> None:
     """Set the fields of a layer: those of its own message first, others on the layer itself."""
+    label = f"({fn.type_name})"
     own = _own_messages(fn.type_name)
     fields = descriptor_of(layer).fields_by_name
     inside = {p: descriptor_of(getattr(layer, p)).fields_by_name for p in own}
     for name, value in fn.params.items():
         holders = [p for p in own if name in inside[p]]
         if name.endswith("param") and name in fields:
-            _assign(layer, name, value, fn)
+            assign_proto(layer, name, value, label)
         elif holders:
-            _assign(getattr(layer, holders[0]), name, value, fn)
+            assign_proto(getattr(layer, holders[0]), name, value, label)
         elif name in fields:
-            _assign(layer, name, value, fn)
+            assign_proto(layer, name, value, label)
         else:
             known = [*fields, *(field for known in inside.values() for field in known)]
             raise fail(
@@ -268,28 +285,50 @@ def _own_messages(type_name: str) -> tuple[str, ...]:
     )
 
 
-def _assign(message: Message, name: str, value: Any, fn: Function) -> None:
-    """Set a field from a number, a text, a dict (a message), or a list of those."""
-    field = field_of(message, name)
-    values = value if isinstance(value, list | tuple) else [value]
+def param_name_dict() -> dict[str, str]:
+    """Return what is between a message's "Parameter" and a field's "_param": Pooling, pooling."""
+    return {
+        field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
+        for field in descriptor_of(netc_pb2.LayerParameter).fields
+        if field.name.endswith("_param") and field.message_type is not None
+    }
+
+
+def assign_proto(proto: Message, name: str, val: Any, label: str = "") -> None:
+    """Set a field of a message from a number, a text, a dict (a message), or a list of those.
+
+    Raises NetcError, about the layer of this `label`, for a field that does not exist and for a
+    value that it cannot have.
+    """
+    known = descriptor_of(proto)
+    if name not in known.fields_by_name:
+        raise fail(
+            f"there is no setting '{name}'",
+            layer=label,
+            expected=f"a field of {known.name}",
+            got=name,
+            hint=nearest(name, known.fields_by_name),
+        )
+    field = field_of(proto, name)
+    values = val if isinstance(val, list | tuple) else [val]
     try:
         if field.message_type is not None:
             for item in values:
-                held = getattr(message, name)
-                _fill(held.add() if field.is_repeated else held, item, fn)
+                held = getattr(proto, name)
+                _fill(held.add() if field.is_repeated else held, item, label)
         elif field.is_repeated:
-            getattr(message, name).extend(values)
+            getattr(proto, name).extend(values)
         else:
-            setattr(message, name, value)
+            setattr(proto, name, val)
     except (TypeError, ValueError):
         raise fail(
             f"a setting cannot have this value: {name}",
-            layer=f"({fn.type_name})",
-            got=repr(value),
+            layer=label,
+            got=repr(val),
         ) from None
 
 
-def _fill(message: Message, value: Any, fn: Function) -> None:
+def _fill(message: Message, value: Any, label: str) -> None:
     if isinstance(value, Message):
         message.MergeFrom(value)
         return
@@ -297,13 +336,4 @@ def _fill(message: Message, value: Any, fn: Function) -> None:
         raise TypeError
     message.SetInParent()
     for name, inner in value.items():
-        known = descriptor_of(message)
-        if name not in known.fields_by_name:
-            raise fail(
-                f"there is no setting '{name}'",
-                layer=f"({fn.type_name})",
-                expected=f"a field of {known.name}",
-                got=name,
-                hint=nearest(name, known.fields_by_name),
-            )
-        _assign(message, name, inner, fn)
+        assign_proto(message, name, inner, label)

@@ -12,6 +12,7 @@ import netc.pycaffe as caffe
 from netc.errors import NetcError
 from netc.pycaffe import layers as L
 from netc.pycaffe import params as P
+from netc.pycaffe.net_spec import assign_proto, param_name_dict
 from netc.pycaffe.proto import caffe_pb2
 
 
@@ -151,7 +152,7 @@ def test_constants() -> None:
             lambda x: L.Convolution(x, weight_filler=dict(typ="xavier")),
             "(?s)no setting 'typ'.*FillerParameter.*'type'",
         ),
-        (lambda x: L.Eltwise(x, 3), "(?s)input 1 of a layer is not a blob.*3"),
+        (lambda x: L.Eltwise(x, 3), "(?s)Eltwise input 1 is not a Top.*'int'.*3"),
         (lambda x: L.ReLU(L.Slice(x, ntop=2)), "(?s)input 0.*a tuple of them"),
         (lambda x: L.Eltwise(x, x, in_place=True), "a layer in place has one input"),
     ],
@@ -159,6 +160,42 @@ def test_constants() -> None:
 def test_mistakes(write: object, match: str) -> None:
     with pytest.raises(NetcError, match=match):
         write(L.DummyData(shape=dict(dim=[1, 2]))).to_proto()
+
+
+def test_an_input_that_is_no_blob_is_a_type_error() -> None:
+    data = L.DummyData(ntop=2)
+    with pytest.raises(TypeError, match=r"Silence input 0 is not a Top \(type is <class 'tuple'>"):
+        L.Silence(data, ntop=0)
+    L.Silence(*data, ntop=0)
+
+
+def test_names_and_settings_as_in_ssds_caffe() -> None:
+    n = caffe.NetSpec()
+    n.data = L.DummyData(shape=dict(dim=[1, 2]))
+    n["a/b"] = L.InnerProduct(n.data, num_output=2)
+    n.end = L.Silence(n["a/b"], ntop=0)
+    assert n.keys() == ["data", "a/b", "end"] and n.vals()[2] is n.end
+    n.update(n.keys()[1], dict(num_output=5, bias_term=False))
+    n.update("end", dict(propagate_down=False))
+    _, ip, end = n.to_proto().layer
+    assert (ip.inner_product_param.num_output, ip.inner_product_param.bias_term) == (5, False)
+    assert list(end.propagate_down) == [False]
+    with pytest.raises(KeyError, match=r"no blob 'dat' yet\. did you mean 'data'"):
+        _ = n["dat"]
+
+
+def test_settings_of_a_message() -> None:
+    known = param_name_dict()
+    assert known["InnerProduct"] == "inner_product" and known["ELU"] == "elu"
+    layer = caffe.proto.caffe_pb2.LayerParameter()
+    assign_proto(layer, "param", [dict(lr_mult=1), dict(lr_mult=2, decay_mult=0)])
+    assign_proto(layer, "top", "y")
+    assign_proto(layer, "convolution_param", dict(kernel_size=3, weight_filler=dict(std=0.5)))
+    assert [p.lr_mult for p in layer.param] == [1, 2] and list(layer.top) == ["y"]
+    assert layer.convolution_param.kernel_size == [3]
+    assert layer.convolution_param.weight_filler.std == 0.5
+    with pytest.raises(NetcError, match="no setting 'tops'"):
+        assign_proto(layer, "tops", "y")
 
 
 def test_what_is_no_blob() -> None:
