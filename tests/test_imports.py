@@ -43,7 +43,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "google numpy onnx onnxruntime",
     ),
     "ingest": ("schema layers graph weights", "google numpy onnx"),
-    "report": ("schema layers graph plan", "numpy"),
+    "report": ("schema layers graph plan", "numpy cv2"),
     "train": (
         "schema layers graph weights data backends backends.base plan runtime assemble learned "
         "report",
@@ -55,8 +55,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "upgrading": ("text schema weights", "google"),
     "pycaffe": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "
-        "learned train",
-        "google numpy cv2 h5py",
+        "learned report train",
+        "google numpy cv2 h5py pydot pydotplus",
     ),
     "cli": (
         "text schema layers graph weights data backends backends.base plan runtime assemble "

@@ -24,6 +24,7 @@ VERBS = {
     "time": "time every layer forward and backward, or print the plan",
     "check": "report every mistake in net and solver files",
     "summary": "table of layers: shapes, params, multiply-adds, memory",
+    "draw": "draw a net as SVG, PNG or DOT",
     "export": "write a net with weights as ONNX, and prove it",
     "upgrade": "rewrite an old net, solver or weights file in today's form",
     "layers": "list the layer types, or describe one",
