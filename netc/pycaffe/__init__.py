@@ -11,7 +11,7 @@ pycaffe raises RuntimeError or Exception or ends the process. `save` writes HDF5
 in `.h5`. There is no GPU backend: `set_mode_gpu` says so and goes on.
 """
 
-from netc.pycaffe import coord_map, io, proto
+from netc.pycaffe import coord_map, draw, io, proto
 from netc.pycaffe.blob import Blob, Layer
 from netc.pycaffe.classifier import Classifier
 from netc.pycaffe.code import allow_python_layers, install
@@ -74,6 +74,7 @@ __all__ = [
     "__version__",
     "allow_python_layers",
     "coord_map",
+    "draw",
     "get_solver",
     "has_nccl",
     "init_log",

@@ -225,7 +225,7 @@ def test_code_can_be_kept_from_running(tmp_path: Path, module: str) -> None:
 SCRIPT = """
     import sys
     import numpy as np
-    import caffe, caffe.io
+    import caffe, caffe.io, caffe.draw
     import caffe.proto.caffe_pb2 as pb
     from caffe import layers as L, params as P, to_proto
     from caffe.coord_map import crop
