@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.support.audit import Audit
+from tests.support.demands import demands
 
 # The same examples on each run, so that a failure belongs to the change under test; `--nightly`
 # draws fresh ones, and more. No deadline: the machine may be busy with something else.
@@ -19,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Audit(Path(__file__).parent, demands), "layer audit")
     hypothesis.settings.load_profile("nightly" if config.getoption("nightly") else "default")
 
 

@@ -11,6 +11,7 @@ from netc.layers.bn import BN, BNMode
 from netc.layers.fillers import Filler
 from netc.layers.normalization import BatchNorm, FusedBatchNorm
 from netc.layers.types import Layer, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, forward, infer, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -26,6 +27,7 @@ def segnet(mode: BNMode = BNMode.LEARN, **settings: object) -> BN:
     return BN(bn_mode=mode, **settings)  # type: ignore[arg-type]
 
 
+@definition("BN")
 def by_definition(
     x: np.ndarray,
     slope: np.ndarray,

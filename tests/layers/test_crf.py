@@ -10,6 +10,7 @@ import pytest
 from netc.errors import NetcError
 from netc.layers.crf import DenseCRF, Kernel, MultiStageMeanfield
 from netc.layers.types import Layer, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, forward, infer, smooth
 from tests.support.lowering import check_lowering
 
@@ -52,6 +53,7 @@ def test_what_looks_alike_is_near() -> None:
 
 
 @pytest.mark.parametrize("iterations", [2, 4])
+@definition("MultiStageMeanfield")
 def test_crf_rnn_iterates_its_formula(iterations: int) -> None:
     layer = MultiStageMeanfield(**(CRF_RNN | {"num_iterations": iterations}))
     unary, start, image = smooth(2, 3, 4, 5), smooth(2, 3, 4, 5, seed=1), smooth(2, 3, 4, 5, seed=2)
@@ -80,6 +82,7 @@ def test_crf_rnn_starts_from_the_weights_of_the_text() -> None:
 
 
 @pytest.mark.parametrize("log", [False, True])
+@definition("DenseCRF")
 def test_dense_crf_iterates_its_formula(log: bool) -> None:
     layer = DenseCRF(
         max_iter=3, pos_xy_std=(1.5,), pos_w=(2.0,), bi_xy_std=(4.0, 2.0), bi_rgb_std=(0.9, 2.0),

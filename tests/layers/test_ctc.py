@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from netc.layers.ctc import CTCLoss
 from netc.layers.softmax import Softmax
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -23,6 +24,7 @@ def meaning(said: tuple[int, ...], blank: int, merge: bool) -> tuple[int, ...]:
     return tuple(c for c in runs if c != blank)
 
 
+@definition("CTCLoss")
 def slow_ctc(x: np.ndarray, steps: int, labels: list[int], blank: int, merge: bool = True) -> float:
     """Sum over all sequences of classes, for the scores (T, C) of one item."""
     exps = np.exp(x)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from netc.layers.convolution import Convolution
 from netc.layers.depthwise import ConvolutionDepthwise
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
 
 
+@definition("ConvolutionDepthwise")
 def slow_depthwise(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, pad: int
 ) -> np.ndarray:

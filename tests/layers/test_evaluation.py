@@ -12,6 +12,7 @@ from netc.errors import NetcError
 from netc.layers.evaluation import DetectionEvaluate, SizeFile, in_pixels
 from netc.layers.transform import ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.detection import objects, random_objects
 from tests.support.layer_harness import assert_close, check_layer, forward
 from tests.support.lowering import check_lowering
@@ -77,6 +78,7 @@ def test_rows_without_content_on_either_side() -> None:
     assert top[0, 0, 2:].tolist() == [[0, 1, 0.5, 1, 0], *[[-1] * 5] * 3]
 
 
+@definition("DetectionEvaluate")
 def slowly(layer: DetectionEvaluate, found: list[Row], wanted: list[Row]) -> list[Row]:
     """Detections by image and class, each judged by itself."""
     rows = []

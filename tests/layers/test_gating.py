@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from netc.layers.gating import Axpy, ChannelScale, GradientReversal, GradientScaler
 from netc.layers.types import BlobType, Layer, Phase, Refusal
+from tests.support.audit import definition, note
 from tests.support.layer_harness import Run, check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
@@ -18,6 +19,7 @@ shapes = st.lists(st.integers(0, 3), min_size=2, max_size=5).map(tuple)
 
 @settings(max_examples=20)
 @given(shape=shapes, ones=st.integers(0, 2))
+@definition("Axpy")
 def test_axpy(shape: tuple[int, ...], ones: int) -> None:
     a = smooth(*shape[:2], *[1] * ones, seed=1)
     x, r = smooth(*shape, seed=2), smooth(*shape, seed=3)
@@ -29,6 +31,7 @@ def test_axpy(shape: tuple[int, ...], ones: int) -> None:
 
 @settings(max_examples=20)
 @given(shape=shapes, flat=st.booleans())
+@definition("ChannelScale")
 def test_channel_scale(shape: tuple[int, ...], flat: bool) -> None:
     x, s = smooth(*shape), smooth(shape[0], 1, *shape[2:], seed=1)
     if flat and 0 not in shape:
@@ -111,11 +114,13 @@ def test_a_closed_highway_gate_carries_everything() -> None:
 # -- gradients that are not those of the function --------------------------------------------------
 
 
+@definition("GradientReversal")
 def test_gradient_reversal() -> None:
     x, dy = smooth(2, 3), smooth(2, 3, seed=1)
     run = check_layer(GradientReversal(0.5), [x], gradient=False)
     np.testing.assert_array_equal(run.tops[0], x)
     np.testing.assert_array_equal(run.backward([dy]).bottoms[0], -0.5 * dy)
+    note("gradient", "GradientReversal")
 
 
 def train_pass(layer: Layer, x: np.ndarray, kept: list[np.ndarray]) -> tuple[Run, list[np.ndarray]]:
@@ -123,6 +128,7 @@ def train_pass(layer: Layer, x: np.ndarray, kept: list[np.ndarray]) -> tuple[Run
     return run, list(run.kept)
 
 
+@definition("GradientScaler")
 def test_gradient_scaler_rises_from_bound_to_bound() -> None:
     layer = GradientScaler(lower_bound=0.1, upper_bound=0.9, alpha=2, max_iter=4)
     x, dy = smooth(2, 3), smooth(2, 3, seed=1)
@@ -132,6 +138,7 @@ def test_gradient_scaler_rises_from_bound_to_bound() -> None:
         np.testing.assert_array_equal(run.tops[0], x)
         c = 2 * 0.8 / (1 + math.exp(-2 * min(step / 4, 1))) - 0.8 + 0.1
         np.testing.assert_allclose(run.backward([dy]).bottoms[0], -c * dy)
+    note("gradient", "GradientScaler")
 
 
 def test_gradient_scaler_does_not_count_tests() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from netc.layers.interp import CropAndResize, Interp, Method
 from netc.layers.types import Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, forward, infer, smooth
 from tests.support.lowering import check_lowering
 
@@ -17,6 +18,7 @@ from tests.support.lowering import check_lowering
 OPENCV = 1e-5
 
 
+@definition("Interp")
 def by_definition(x: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the bilinear value of each new pixel, one at a time."""
 
@@ -139,6 +141,7 @@ def test_sizes_that_make_no_sense_are_refused(
 # -- CropAndResize ---------------------------------------------------------------------------------
 
 
+@definition("CropAndResize")
 def crop_by_definition(
     x: np.ndarray, boxes: np.ndarray, height: int, width: int, outside: float, method: Method
 ) -> np.ndarray:

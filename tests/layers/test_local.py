@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from netc.layers.convolution import Convolution
 from netc.layers.local import LocallyConnected
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -24,6 +25,7 @@ from tests.support.nets import executor_of, graph_of, set_inputs
     pad=st.tuples(st.integers(0, 1), st.integers(0, 1)),
     bias_term=st.booleans(),
 )
+@definition("LocallyConnected")
 def test_definition_and_gradient(
     n: int,
     channels: int,

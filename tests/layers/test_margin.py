@@ -14,6 +14,7 @@ from netc.layers.margin import (
     MarginType,
 )
 from netc.layers.types import BlobType, Layer, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
@@ -26,6 +27,7 @@ def psi(angle: float, m: int) -> float:
     return (-1) ** k * math.cos(m * angle) - 2 * k
 
 
+@definition("MarginInnerProduct", "LargeMarginInnerProduct")
 def slow_scores(
     x: np.ndarray, weight: np.ndarray, labels: np.ndarray, m: int, share: float, unit: bool
 ) -> np.ndarray:
@@ -110,6 +112,7 @@ def test_vectors_of_length_0_give_no_nan() -> None:
 # -- LabelSpecificAdd ------------------------------------------------------------------------------
 
 
+@definition("LabelSpecificAdd")
 def test_a_margin_is_taken_off_the_label() -> None:
     x = abs(smooth(6, 3)) + 1
     x[1, 0] = 0.2  # not above the margin: left alone

@@ -21,6 +21,7 @@ from netc.layers.metric import (
 )
 from netc.layers.softmax import Softmax
 from netc.layers.types import BlobType, Layer, Refusal, Signature
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -37,6 +38,7 @@ def loss_of(layer: Layer, bottoms: list[np.ndarray]) -> float:
 
 @settings(max_examples=15)
 @given(shape=shapes)
+@definition("MeanSquaredError")
 def test_mean_squared_error(shape: tuple[int, ...]) -> None:
     y, t = smooth(*shape), smooth(*shape, 1, seed=1)
     want = math.fsum((y.flat[i] - t.flat[i]) ** 2 for i in range(y.size)) / shape[0]
@@ -46,6 +48,7 @@ def test_mean_squared_error(shape: tuple[int, ...]) -> None:
 
 @settings(max_examples=15)
 @given(shape=shapes)
+@definition("L1Loss")
 def test_l1(shape: tuple[int, ...]) -> None:
     a, b = smooth(*shape), smooth(*shape, seed=1)
     want = math.fsum(abs(a.flat[i] - b.flat[i]) for i in range(a.size)) / shape[0]
@@ -73,6 +76,7 @@ def test_regression_onnx_and_refusals(layer: Layer) -> None:
 
 @settings(max_examples=15)
 @given(n=st.integers(1, 4), size=st.integers(1, 3), margin=st.sampled_from([0.5, 3.0]))
+@definition("TripletLoss")
 def test_triplets(n: int, size: int, margin: float) -> None:
     a, p, q = smooth(n, size), smooth(n, size, seed=1), smooth(n, size, 1, seed=2)
     total = 0.0
@@ -106,6 +110,7 @@ class WithoutCentres(CenterLoss):
 
 @pytest.mark.parametrize("kind", ["L1", "L2"])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2), (1, 1)])
+@definition("CenterLoss")
 def test_center_loss(kind: str, shape: tuple[int, ...]) -> None:
     x, labels = smooth(*shape), np.array([2.0, 0, 2, 1])[: shape[0]]
     run = check_layer(WithoutCentres(num_output=3, distance_type=kind), [x, labels])
@@ -154,6 +159,7 @@ def test_center_loss_onnx_and_refusals() -> None:
 # -- focal loss ------------------------------------------------------------------------------------
 
 
+@definition("FocalLoss")
 def slow_focal(x: np.ndarray, labels: np.ndarray, weight: object, ignore: int | None) -> float:
     """Sum over the labels of scores (N, K, H)."""
     total = 0.0

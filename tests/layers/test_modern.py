@@ -23,6 +23,7 @@ from netc.layers.modern import (
     SeLuDropout,
 )
 from netc.layers.types import BlobType, Layer, Phase, Reads, Refusal
+from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -77,6 +78,7 @@ def test_definition_and_gradient(case: str) -> None:
     x = away_from(8 * distinct(2, 3, 4, 2), *kinks)
     run = check_layer(layer, [x])
     np.testing.assert_allclose(run.tops[0], np.vectorize(f)(x), rtol=1e-12, atol=1e-12)
+    note("definition", layer.type)
 
 
 @settings(max_examples=30)
@@ -207,6 +209,7 @@ def test_selu_dropout_keeps_mean_and_variance(ratio: float) -> None:
     assert abs(y.var() - 1) < 0.01
 
 
+@definition("SeLuDropout")
 def test_selu_dropout_drops_to_the_lowest_value() -> None:
     ratio, floor = 0.2, -SELU_SCALE * SELU_ALPHA
     x = 2 + distinct(50, 40)  # far from the floor

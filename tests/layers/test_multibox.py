@@ -21,6 +21,7 @@ from netc.layers.multibox import (
 )
 from netc.layers.suppression import NmsParam
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.detection import objects, predictions, priors, random_objects
 from tests.support.layer_harness import assert_close, check_layer, forward
 from tests.support.lowering import check_lowering
@@ -223,6 +224,7 @@ class Slowly:
             places = kept
         return set(places[:count])
 
+    @definition("MultiBoxLoss")
     def total(self) -> float:
         layer = self.layer
         divisor = {

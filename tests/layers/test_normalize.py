@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from netc.layers.fillers import Filler
 from netc.layers.normalize import Normalize
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import Run, assert_close, check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
 
 
+@definition("Normalize")
 def slowly(layer: Normalize, x: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
     """The definition, one vector after the other."""
     y = np.empty_like(x)

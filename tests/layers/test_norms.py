@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from netc.layers.fillers import Filler
 from netc.layers.norms import GroupNorm, LayerNorm, RowNorm
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
@@ -21,6 +22,7 @@ def normalised(values: list[float], eps: float) -> list[float]:
     return [(v - mean) / math.sqrt(variance + eps) for v in values]
 
 
+@definition("GroupNorm")
 def slow_group_norm(
     x: np.ndarray, groups: int, eps: float, scale: np.ndarray, shift: np.ndarray
 ) -> np.ndarray:
@@ -35,6 +37,7 @@ def slow_group_norm(
     return y
 
 
+@definition("LayerNorm")
 def slow_layer_norm(x: np.ndarray, axis: int, eps: float) -> np.ndarray:
     y = np.empty_like(x)
     for outer in np.ndindex(*x.shape[:axis]):

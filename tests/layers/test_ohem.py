@@ -18,6 +18,7 @@ from netc.layers.ohem import (
 )
 from netc.layers.softmax import Softmax
 from netc.layers.types import BlobType, Layer, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
@@ -33,6 +34,7 @@ def cost(d: float, sigma: float = 1) -> float:
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1, 3])
+@definition("SmoothL1Loss")
 def test_smooth_l1_is_its_definition(sigma: float) -> None:
     x, t = 3 * smooth(4, 3, seed=1), smooth(4, 3, seed=2)
     inside, outside = smooth(4, 3, seed=3), smooth(4, 3, seed=4)
@@ -81,6 +83,7 @@ def test_trailing_axes_of_size_one_do_not_matter() -> None:
     ],
 )
 @pytest.mark.parametrize("inner", [(), (2, 2)])
+@definition("SoftmaxWithLossOHEM")
 def test_softmax_rules_agree(layer: SoftmaxWithLossOHEM, inner: tuple[int, ...]) -> None:
     x = smooth(4, 3, *inner)
     labels = np.random.default_rng(0).integers(0, 3, (4, 1, *inner)).astype(float)
@@ -140,6 +143,7 @@ def test_all_labels_ignored_cost_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [(3, 8), (3, 4, 2, 2)])
+@definition("SmoothL1LossOHEM")
 def test_smooth_l1_ohem_rules_agree(layer: SmoothL1LossOHEM, shape: tuple[int, ...]) -> None:
     x, t = 3 * distinct(*shape), smooth(*shape)
     weights = np.random.default_rng(0).integers(0, 2, shape).astype(float)
@@ -164,6 +168,7 @@ def test_smooth_l1_ohem_rules_agree(layer: SmoothL1LossOHEM, shape: tuple[int, .
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
+@definition("BoxAnnotatorOHEM")
 def test_the_worst_regions_of_each_image_are_chosen(data: st.DataObject) -> None:
     count, channels = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 3))
     h, w = data.draw(st.sampled_from([(1, 1), (1, 2), (2, 2)]))

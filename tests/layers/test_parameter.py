@@ -9,6 +9,7 @@ from netc.layers.input import BlobShape
 from netc.layers.parameter import Parameter
 from netc.layers.types import Refusal
 from tests.support.layer_harness import check_layer, smooth, vector_names
+from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
 from tests.support.vectors import check_bound_vector
 
@@ -32,6 +33,11 @@ def test_the_top_is_the_param(shape: tuple[int, ...]) -> None:
     w = smooth(*shape)
     run = check_layer(Parameter(shape=BlobShape(shape)), [], [w])
     np.testing.assert_array_equal(run.tops[0], w)
+
+
+def test_onnx() -> None:
+    layer = Parameter(shape=BlobShape((2, 3)))
+    assert check_lowering(layer, [], [smooth(2, 3)]) == ["Identity"]
 
 
 def test_it_starts_at_zero_and_is_shared_like_a_weight() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from netc.layers.permute import Permute
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, distinct, forward
 from tests.support.lowering import check_lowering
 
@@ -20,6 +21,7 @@ def permutations(draw: st.DrawFn) -> tuple[Permute, tuple[int, ...]]:
 
 @given(permutations())
 @settings(max_examples=40, deadline=None)
+@definition("Permute")
 def test_element_by_element(drawn: tuple[Permute, tuple[int, ...]]) -> None:
     layer, shape = drawn
     x = distinct(*shape)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.products import DropConnect, InnerDistance, MatMul, Maxout
 from netc.layers.types import BlobType, Layer, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -28,6 +29,7 @@ sizes = st.integers(0, 3)
     turn_a=st.booleans(),
     turn_b=st.booleans(),
 )
+@definition("MatMul")
 def test_matmul(batch: list[int], m: int, k: int, n: int, turn_a: bool, turn_b: bool) -> None:
     a = smooth(*batch, *((k, m) if turn_a else (m, k)), seed=1)
     b = smooth(*batch, *((n, k) if turn_b else (k, n)), seed=2)
@@ -76,6 +78,7 @@ def test_matmul_onnx() -> None:
     axis=st.integers(0, 3),
     pieces=st.integers(1, 3),
 )
+@definition("Maxout")
 def test_maxout(shape: list[int], axis: int, pieces: int) -> None:
     axis %= len(shape)
     shape[axis] *= pieces
@@ -105,6 +108,7 @@ def test_maxout_onnx_and_refusals() -> None:
 
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("bias_term", [False, True])
+@definition("DropConnect")
 def test_dropconnect_in_training(transpose: bool, bias_term: bool) -> None:
     layer = DropConnect(
         num_output=4, transpose=transpose, bias_term=bias_term, dropconnect_ratio=0.3
@@ -152,6 +156,7 @@ def test_dropconnect_onnx_and_refusals() -> None:
 # -- InnerDistance ---------------------------------------------------------------------------------
 
 
+@definition("InnerDistance")
 def slow_distances(x: np.ndarray, points: np.ndarray, kind: str) -> np.ndarray:
     power = {"L1": 1, "L2": 2}[kind]
     return np.array(

@@ -21,6 +21,7 @@ from netc.layers.proposal import (
     suppress,
 )
 from netc.layers.types import BlobType, ForwardCall, Layer, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
@@ -58,6 +59,7 @@ def all_anchors(layer, height, width):
                 yield y, x, k, (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy)
 
 
+@definition("Proposal")
 def proposals(layer, scores, deltas, info):
     """Return the rows (score, box) that the definition gives."""
     found = []
@@ -213,6 +215,7 @@ def truth(*boxes) -> np.ndarray:
 TRUTH = truth([3, 4, 20, 25, 2], [14, 14, 40, 38, 1], [30, 2, 45, 20, 5])
 
 
+@definition("AnchorTarget")
 def anchor_labels(layer, boxes, info):
     """Return label and nearest box for each anchor before any choice, None outside the image."""
     high, wide = info.ravel()[:2]
@@ -325,6 +328,7 @@ REGIONS = np.array(
 
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
+@definition("ProposalTarget")
 def test_proposal_targets_of_all_regions(agnostic: bool, normalize: bool) -> None:
     layer = ProposalTarget(
         num_classes=2 if agnostic else 6,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from netc.layers.rearrange import Flip, ShuffleChannel
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
@@ -20,6 +21,7 @@ from tests.support.nets import graph_of
     per_group=st.integers(0, 3),
     sizes=st.lists(st.integers(0, 3), max_size=3),
 )
+@definition("ShuffleChannel")
 def test_shuffle(n: int, group: int, per_group: int, sizes: list[int]) -> None:
     x = smooth(n, group * per_group, *sizes)
     run = check_layer(ShuffleChannel(group), [x])
@@ -49,6 +51,7 @@ def test_opencv_shuffles_the_same_way(group: int) -> None:
     flip_width=st.booleans(),
     flip_height=st.booleans(),
 )
+@definition("Flip")
 def test_flip(shape: tuple[int, ...], flip_width: bool, flip_height: bool) -> None:
     x = smooth(*shape)
     run = check_layer(Flip(flip_width, flip_height), [x])

@@ -16,6 +16,7 @@ from netc.errors import NetcError
 from netc.export import lower_layer
 from netc.layers.recurrent import LSTM, RNN, LSTMUnit, Recurrent
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import (
     Run,
     check_layer,
@@ -232,6 +233,7 @@ def test_cost() -> None:
 
 @settings(max_examples=20)
 @given(n=st.integers(1, 4), d=st.integers(1, 4), seed=st.integers(0, 99))
+@definition("LSTMUnit")
 def test_lstm_unit(n: int, d: int, seed: int) -> None:
     c, z = smooth(1, n, d, seed=seed), smooth(1, n, 4 * d, seed=seed + 1)
     cont = np.random.default_rng(seed).choice([0.0, 1.0, 0.5], (1, n))

@@ -12,6 +12,7 @@ import pytest
 from netc.errors import NetcError
 from netc.layers.region import EvalDetection, RegionLoss, ScoreType
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition, note
 from tests.support.detection import objects
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
@@ -69,6 +70,7 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return common / (a[2] * a[3] + b[2] * b[3] - common)
 
 
+@definition("RegionLoss")
 def terms(layer: RegionLoss, x: np.ndarray, found: np.ndarray) -> list[float]:
     """The terms of the sum for `x`, where matches and overlaps are those of `found`."""
     n, _, h, w = x.shape
@@ -135,6 +137,7 @@ def test_the_gradient_is_that_of_the_sum_and_the_top_that_of_its_slopes(settings
         (dx, none) = run.backward([np.array(3.0)]).bottoms
         np.testing.assert_allclose(dx, wanted * 3 / 2, atol=1e-8)
         assert none is None
+    note("gradient", "RegionLoss")
 
 
 def test_some_boxes_overlap_enough_to_be_left_alone() -> None:
@@ -196,6 +199,7 @@ def test_classes_and_images_that_there_are_not() -> None:
 EVAL = EvalDetection(side=3, num_class=3, num_object=2, biases=ANCHORS, nms=0.45)
 
 
+@definition("EvalDetection")
 def judged(layer: EvalDetection, x: np.ndarray) -> np.ndarray:
     """The top, by the definition."""
     top = np.zeros((len(x), 3 + 4 * 18))

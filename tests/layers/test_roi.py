@@ -14,6 +14,7 @@ from netc.errors import NetcError
 from netc.export import DEFAULT_OPSET, OLDEST_OPSET, Session, lower_layer
 from netc.layers.roi import NOT_RUN, PSROIPooling, ROIAlign, ROIPooling
 from netc.layers.types import BlobType, Layer, Refusal
+from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, distinct, forward
 from tests.support.lowering import check_lowering
 
@@ -36,6 +37,7 @@ def c_round(x: float) -> int:
     return math.floor(abs(x) + 0.5) * (1 if x >= 0 else -1)
 
 
+@definition("ROIPooling")
 def max_definition(x, regions, ph, pw, scale):
     y = np.zeros((len(regions), x.shape[1], ph, pw))
     for r, (n, *corners) in enumerate(regions):
@@ -57,6 +59,7 @@ def max_definition(x, regions, ph, pw, scale):
     return y
 
 
+@definition("PSROIPooling")
 def mean_definition(x, regions, d, k, scale):
     y = np.zeros((len(regions), d, k, k))
     for r, (n, *corners) in enumerate(regions):
@@ -96,6 +99,7 @@ def bilinear(image, y, x):
     )
 
 
+@definition("ROIAlign")
 def align_definition(x, regions, layer):
     ph, pw = layer.pooled_h, layer.pooled_w
     y = np.zeros((len(regions), x.shape[1], ph, pw))
@@ -211,6 +215,7 @@ def test_operators_of_onnx(layer: Layer, operator: str) -> None:
         got = Session(model, threads=1).run(dict(zip(names, (x, regions), strict=True)))
         # Samples are summed in another order.
         np.testing.assert_allclose(got["top0"], want, atol=1e-6)
+    note("onnx", layer.type)
     with pytest.raises(NetcError, match=f"has no {operator} of opset 22"):
         lower_layer(layer, shapes, [], opset=NOT_RUN)
 

@@ -8,6 +8,7 @@ import pytest
 from netc.export import Session, lower_layer
 from netc.layers.sampling import Sampling, Spread
 from netc.layers.types import BlobType, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of, set_inputs
@@ -21,6 +22,7 @@ STD = {
 
 @pytest.mark.parametrize("spread", Spread)
 @pytest.mark.parametrize("shape", [(), (0, 2), (2, 3), (2, 3, 4, 1)])
+@definition("Sampling")
 def test_definition_and_gradient(spread: Spread, shape: tuple[int, ...]) -> None:
     mean, s = smooth(*shape), smooth(*shape, seed=1) ** 2 + 0.1
     run = check_layer(Sampling(spread), [mean, s])

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from netc.errors import NetcError
 from netc.layers.segaccuracy import SegAccuracy
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, forward, infer
 from tests.support.lowering import check_lowering
 
 
+@definition("SegAccuracy")
 def measures(pairs: list[tuple[int, int]], classes: int) -> list[float]:
     """Return the three measures of (label, best class) pairs."""
     hits = [sum(p == (c, c) for p in pairs) for c in range(classes)]

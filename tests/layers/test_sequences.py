@@ -9,12 +9,14 @@ from netc.errors import NetcError
 from netc.layers.recurrent import LSTM
 from netc.layers.sequences import Lstm, Reverse, Transpose
 from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
 
 
 @pytest.mark.parametrize("dim", [(3, 2, 0, 1), (0, 1, 2, 3), (2, 3, 1, 0)])
+@definition("Transpose")
 def test_transpose_is_permute(dim: tuple[int, ...]) -> None:
     (part,) = Transpose(dim=dim).expand(BlobType((2, 3, 4, 5)))
     x = distinct(2, 3, 4, 5)
@@ -30,6 +32,7 @@ def test_transpose_names_every_axis_once(dim: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (5, 2, 3)), (-1, (2, 4)), (1, (2, 1, 3))])
+@definition("Reverse")
 def test_reverse(axis: int, shape: tuple[int, ...]) -> None:
     x = distinct(*shape)
     run = check_layer(Reverse(axis=axis), [x])
@@ -46,6 +49,7 @@ def test_reverse_needs_its_axis() -> None:
 # -- Lstm ------------------------------------------------------------------------------------------
 
 
+@definition("Lstm")
 def by_definition(x: np.ndarray, params, cont: np.ndarray) -> np.ndarray:
     """The outputs, one value at a time."""
     weight_x, weight_h, bias = params

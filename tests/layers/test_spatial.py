@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from netc.export import Session, lower_layer
 from netc.layers.spatial import SpatialTransformer
 from netc.layers.types import BlobType, ForwardCall, Refusal
+from tests.support.audit import definition, note
 from tests.support.layer_harness import assert_close, check_layer, forward, smooth
 from tests.support.nets import executor_of, graph_of, set_inputs
 
 IDENTITY = np.array([1.0, 0, 0, 0, 1, 0])
 
 
+@definition("SpatialTransformer")
 def slow_transform(u: np.ndarray, theta: np.ndarray, height: int, width: int) -> np.ndarray:
     """One pixel at a time, over all pixels of the image with the weights of a tent."""
     n, channels, h, w = u.shape
@@ -114,6 +116,7 @@ def test_onnx(layer: SpatialTransformer, batch: str, opset: int) -> None:
     given = dict(zip([i.name for i in model.graph.input], values, strict=True))
     assert_close(session.run(given)["top0"], forward(layer, values).tops[0])
     assert "GridSample" in [node.op_type for node in model.graph.node]
+    note("onnx", "SpatialTransformer")
 
 
 def test_onnx_of_an_old_opset_lacks_the_operator() -> None:

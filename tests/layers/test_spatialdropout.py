@@ -5,6 +5,7 @@ import pytest
 
 from netc.layers.spatialdropout import SpatialDropout
 from netc.layers.types import BlobType, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
 
@@ -15,6 +16,7 @@ def test_rules_agree(phase: Phase, shape: tuple[int, ...]) -> None:
     check_layer(SpatialDropout(dropout_ratio=0.4, phase=phase), [smooth(*shape)])
 
 
+@definition("SpatialDropout")
 def test_whole_maps_go_and_the_rest_is_scaled() -> None:
     x = 1 + np.abs(smooth(40, 50, 3, 2))
     y = forward(SpatialDropout(dropout_ratio=0.25), [x]).tops[0] / x

@@ -15,6 +15,7 @@ from netc.layers.boxes import CodeType
 from netc.layers.ssd import DetectionOutput, PriorBox
 from netc.layers.suppression import NmsParam
 from netc.layers.types import BlobType, ForwardCall, Layer, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.detection import predictions, priors
 from tests.support.layer_harness import assert_close, check_layer, forward
 from tests.support.lowering import check_lowering
@@ -49,6 +50,7 @@ def both(
 # -- PriorBox --------------------------------------------------------------------------------------
 
 
+@definition("PriorBox")
 def priors_slowly(layer: PriorBox, features: BlobType, image: BlobType) -> list[float]:
     """The boxes, position by position."""
     height, width = layer.img_h or layer.img_size, layer.img_w or layer.img_size
@@ -218,6 +220,7 @@ def jaccard_slowly(a: list[float], b: list[float]) -> float:
     return w * h / (sum(areas) - w * h)
 
 
+@definition("DetectionOutput")
 def detected_slowly(layer: DetectionOutput, bottoms: list[np.ndarray]) -> list[list[float]]:
     """The rows, image by image, class by class, box by box."""
     location, confidence = bottoms[:2]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from netc.errors import NetcError
 from netc.layers.suppression import NonMaximumSuppression
 from netc.layers.types import BlobType, ForwardCall, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer
 from tests.support.lowering import check_lowering
 from tests.support.nets import graph_of
@@ -34,6 +35,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return common / (sum(areas) - common) if common else 0.0
 
 
+@definition("NonMaximumSuppression")
 def detections(layer: NonMaximumSuppression, boxes: np.ndarray, scores: np.ndarray) -> list:
     found = []
     for image in range(len(boxes)):

@@ -11,6 +11,7 @@ from netc.errors import NetcError
 from netc.layers.pooling import Pooling
 from netc.layers.types import BlobType, Layer, Refusal
 from netc.layers.upsample import Unpooling, UnpoolMethod, Upsample
+from tests.support.audit import definition
 from tests.support.layer_harness import assert_close, check_layer, distinct, forward, infer, smooth
 from tests.support.lowering import check_lowering
 
@@ -23,6 +24,7 @@ def pooled(x: np.ndarray, **window: int) -> tuple[np.ndarray, np.ndarray]:
     return maximum, mask
 
 
+@definition("Upsample")
 def put_back(x: np.ndarray, mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return each value at its place, one at a time."""
     y = np.zeros((*x.shape[:2], height, width))
@@ -142,6 +144,7 @@ def test_settings_that_make_no_sense_are_refused(
 # -- Unpooling -------------------------------------------------------------------------------------
 
 
+@definition("Unpooling")
 def spread(layer: Unpooling, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the sum over windows, pixel by pixel."""
     kernel, stride = layer.kernel_size or 0, layer.stride or 1

@@ -9,10 +9,12 @@ import pytest
 
 from netc.layers.types import BlobType, ForwardCall, Layer, Refusal
 from netc.layers.yolo import Reorg, YoloDetectionOutput, Yolov3DetectionOutput
+from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 
 
+@definition("Reorg")
 def darknet(x: np.ndarray, s: int, reverse: bool) -> np.ndarray:
     """Darknet's own walk over the memory."""
     n, c, h, w = x.shape
@@ -124,6 +126,7 @@ def test_what_is_found(layer: Layer, shapes: list[tuple[int, ...]], threshold: f
     bottoms = [smooth(*shape, seed=i) for i, shape in enumerate(shapes)]
     run = check_layer(layer, bottoms, gradient=False)
     want = detections(layer, bottoms)
+    note("definition", layer.type)
     top = run.tops[0]
     assert 0 < len(want) < top.shape[2] and top.shape[:2] == (1, 1)
     np.testing.assert_allclose(top[0, 0, : len(want)], want, atol=1e-12)

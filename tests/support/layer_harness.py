@@ -36,6 +36,7 @@ from netc.layers.types import (
 )
 from netc.schema import netc_pb2
 from netc.schema.convert import bind_fields
+from tests.support.audit import note
 
 VECTORS = Path(__file__).parents[1] / "conformance" / "layers"
 
@@ -263,12 +264,14 @@ def check_layer(
                 lambda x, i=index: objective([*bottoms[:i], x, *bottoms[i + 1 :]], params),
                 bottoms[index], full.bottoms[index], rng, tolerance, f"gradient of bottom {index}",
             )  # fmt: skip
+            note("gradient", layer.type)
     for index, wanted in enumerate(learnt):
         if wanted:
             _check_slope(
                 lambda x, i=index: objective(bottoms, [*params[:i], x, *params[i + 1 :]]),
                 params[index], full.params[index], rng, tolerance, f"gradient of param {index}",
             )  # fmt: skip
+            note("gradient", layer.type)
     return run
 
 

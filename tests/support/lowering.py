@@ -13,6 +13,7 @@ import onnx
 from netc.export import DEFAULT_OPSET, OLDEST_OPSET, Session, latest_opset, lower_layer
 from netc.layers.types import BlobType, Layer
 from netc.report.onnx_forms import onnx_operators
+from tests.support.audit import note
 from tests.support.layer_harness import assert_close, forward, infer, smooth
 
 
@@ -48,6 +49,7 @@ def check_lowering(
             model = lower_layer(layer, shapes, weights, opset=number, batch="dynamic")
             for given in runs:
                 _compare(layer, model, given, weights, f"opset {number}, open batch size")
+    note("onnx", layer.type)
     return operators
 
 
