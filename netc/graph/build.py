@@ -430,6 +430,13 @@ class _Builder:
         if layer.reads_data or layer.fed:
             types = _overridden(tops, signature.tops, self.shapes, one_batch=layer.reads_data)
             signature = dataclasses.replace(signature, tops=types)
+        if len(signature.tops) < len(tops):
+            raise Refusal(
+                "too many tops for these settings",
+                expected=f"at most {len(signature.tops)}",
+                got=f"{len(tops)}: {', '.join(tops)}",
+                setting="top",
+            )
         named = signature.tops[: len(tops)]
         if (layer.fed or layer.data_dependent) and len(known) == len(tops):
             named = known

@@ -377,7 +377,9 @@ class Exp(Elementwise):
     def _scales(self) -> tuple[float, float]:
         """Return a and b of y = b * exp(a * x), which is the same function."""
         log_base = _log_of_base(self.base)
-        return log_base * self.scale, math.exp(log_base * self.shift)
+        outer = log_base * self.shift
+        # Beyond what a float64 holds there is infinity, as in Caffe, not an error.
+        return log_base * self.scale, math.exp(outer) if outer < 709 else math.inf
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, y = call.xp, call.out[0]

@@ -297,7 +297,8 @@ def _fixed(shape: tuple[int, ...], filler: Filler) -> ParamType:
 
 def channelwise(x: Array) -> Array:
     """View a blob as (N, C, rest)."""
-    return x.reshape(x.shape[0], x.shape[1] if x.ndim > 1 else 1, -1)
+    shape = BlobType(x.shape)
+    return x.reshape(shape.span(0, 1), shape.span(1, 2), shape.span(2))
 
 
 def column(values: Array) -> Array:

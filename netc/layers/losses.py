@@ -707,7 +707,7 @@ class ContrastiveLoss(Loss):
                 hint="a Flatten layer makes vectors of feature maps",
                 setting="bottom",
             )
-        if sim.count != n or sim.shape[0] != n:
+        if sim.count != n or sim.shape[:1] != (n,):
             raise Refusal(
                 "there is not one label for each pair",
                 expected=f"{n} values, 1 for a similar pair and 0 for another",

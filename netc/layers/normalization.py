@@ -343,6 +343,8 @@ class MVN(Elementwise):
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, out = call.xp, call.out[0]
         rows = self._rows(out.shape)
+        if not out.size:
+            return (out,)
         x = call.bottoms[0].reshape(rows, -1)
         y = xp.subtract(x, x.mean(axis=1, keepdims=True), out=out.reshape(rows, -1))
         if self.normalize_variance:
@@ -356,6 +358,8 @@ class MVN(Elementwise):
 
     def backward(self, call: BackwardCall) -> Gradients:
         shape = call.top_diffs[0].shape
+        if not call.top_diffs[0].size:
+            return Gradients((call.top_diffs[0],))
         dy = call.top_diffs[0].reshape(self._rows(shape), -1)
         dx = dy - dy.mean(axis=1, keepdims=True)
         if self.normalize_variance:

@@ -141,6 +141,7 @@ class SmoothL1Loss(Loss):
             )
         names = ("targets", "inside weights", "outside weights")
         check_alike(bottoms[0], bottoms[1:], names)
+        check_items(bottoms[0], bottoms[1])
         return Signature((SCALAR,))
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:

@@ -50,7 +50,8 @@ class Reduction(Layer):
         """Return what the sum over the terms of x is multiplied by."""
         if self.operation is not ReductionOp.MEAN:
             return self.coeff
-        return self.coeff / BlobType(x.shape).span(self.axis % x.ndim)
+        # The mean of nothing is 0, as its sum is.
+        return self.coeff / max(BlobType(x.shape).span(self.axis % x.ndim), 1)
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, x = call.xp, call.bottoms[0]

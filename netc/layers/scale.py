@@ -76,13 +76,13 @@ class Broadcasting(Layer):
     def _spread(self, operand: Array, x: Array) -> Array:
         """View the operand with an axis of size 1 for each axis of x behind it."""
         behind = x.ndim - operand.ndim - self._first(BlobType(x.shape), BlobType(operand.shape))
-        return operand.reshape(*operand.shape, *[1] * behind)
+        return operand.reshape((*operand.shape, *[1] * behind))
 
     def _collect(self, values: Array, like: Array) -> Array:
         """Sum values shaped like bottom 0 to the operand's shape: the transpose of `_spread`."""
         shape = BlobType(values.shape)
         axis = self._first(shape, BlobType(like.shape))
-        parts = values.reshape(shape.span(0, axis), like.size, -1)
+        parts = values.reshape(shape.span(0, axis), like.size, shape.span(axis + like.ndim))
         return parts.sum(axis=2).sum(axis=0).reshape(like.shape)
 
     def _onnx(self, g: OnnxBuilder, operand: Value, x: Value) -> Value:
