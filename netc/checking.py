@@ -15,8 +15,9 @@ from netc.plan.need import find_need
 from netc.report.problems import FileReport
 from netc.schema import netc_pb2, read_net, read_solver, resolve
 from netc.schema.kinds import is_solver
+from netc.train.detection import check_detection
 from netc.train.nets import SolverNet, solver_nets
-from netc.train.settings import idle_settings, read_settings
+from netc.train.settings import SolverSettings, idle_settings, read_settings
 
 T = TypeVar("T")
 
@@ -131,11 +132,14 @@ class _FileCheck:
         for i, path in enumerate(source.message.weights):
             self._attempt(partial(resolve, path, source.span("weights", i)))
         nets = self._attempt(partial(solver_nets, source, self.level, self.stages))
-        content = self._graphs(nets) if nets else ""
+        content = self._graphs(nets, settings) if nets else ""
         return f"{settings.type} solver, {content}" if settings else ""
 
-    def _graphs(self, nets: Sequence[SolverNet]) -> str:
-        """Build every net in its state, and look whether its gradients can flow."""
+    def _graphs(self, nets: Sequence[SolverNet], settings: SolverSettings | None = None) -> str:
+        """Build every net in its state, and look whether its gradients can flow.
+
+        And whether a solver with these settings, of which the first net is trained, can test it.
+        """
         sizes: dict[str, int] = {}
         for net in nets:
             source, state = net.source, net.state
@@ -158,6 +162,8 @@ class _FileCheck:
             if graph is None:
                 continue
             self.notes += graph.notes
+            if settings and net is not nets[0]:
+                self._attempt(partial(check_detection, settings, graph))
             if graph.loss_blobs or graph.force_backward:
                 self._attempt(partial(find_need, graph))
         self._note_unreached(nets)

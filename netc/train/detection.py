@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.errors import fail
-from netc.graph.types import Blob
+from netc.graph.types import Blob, Graph
 from netc.runtime import Executor
 from netc.train.log import logger
 from netc.train.scoring import Output, Scores
@@ -19,11 +19,11 @@ from netc.train.settings import SolverSettings
 ROW = 5
 
 
-def check_detection(settings: SolverSettings, net: Executor) -> None:
+def check_detection(settings: SolverSettings, graph: Graph) -> None:
     """Refuse a test net of which the solver's eval_type asks for what it does not give."""
-    for blob in _outputs(net) if settings.eval_type == "detection" else ():
+    for blob in _outputs(graph) if settings.eval_type == "detection" else ():
         if blob.type.axes != 4 or blob.shape[:2] != (1, 1) or blob.shape[3] != ROW:
-            node = net.plan.graph.nodes[blob.node]
+            node = graph.nodes[blob.node]
             raise fail(
                 f"eval_type detection cannot judge the test net's output '{blob.name}'",
                 span=node.span,
@@ -40,7 +40,7 @@ def mean_average_precision(net: Executor, passes: int, settings: SolverSettings)
     It is the mean over the classes that the output counts objects of; one without a detection
     counts as 0, as one without an object does.
     """
-    blobs = _outputs(net)
+    blobs = _outputs(net.plan.graph)
     rows: list[list[NDArray[np.float32]]] = [[] for _ in blobs]
     loss = 0.0
     for _ in range(passes):
@@ -121,6 +121,5 @@ def _by_class(rows: NDArray[np.float32], version: str) -> dict[int, float]:
     return found
 
 
-def _outputs(net: Executor) -> list[Blob]:
-    graph = net.plan.graph
+def _outputs(graph: Graph) -> list[Blob]:
     return sorted((graph.blobs[key] for key in graph.outputs), key=lambda blob: blob.name)

@@ -255,7 +255,7 @@ class Solver:
         logger.info("Solving %s", self.net.plan.graph.name)
         logger.info("Learning Rate Policy: %s", settings.lr_policy)
         logger.info("Random seed: %d", self.seed)
-        for line in idle_settings(self.source, settings):
+        for line in (*idle_settings(self.source, settings), *self.rule.remarks()):
             logger.warning("%s", line)
         self.reach(Point.SOLVE)
         self.step(settings.max_iter - self.iter)
@@ -287,12 +287,18 @@ class Solver:
         self._passes()
         # As a snapshot holds it, so that a resumed run sees the same numbers.
         self._losses.append(float(np.float32(self.loss)))
-        self.plateau = self.plateau.after(self.settings, self.iter, self.smoothed_loss)
+        self._watch_the_plateau()
         self.reach(Point.GRADIENTS)
         self.apply_update()
         self.iter += 1
         self.reach(Point.ITERATED)
         self.reach(Point.AFTER)
+
+    def _watch_the_plateau(self) -> None:
+        step = self.plateau.current_step
+        self.plateau = self.plateau.after(self.settings, self.iter, self.smoothed_loss)
+        if self.plateau.current_step > step:
+            logger.info("Plateau Status: Iteration %d, step = %d", self.iter, step + 1)
 
     def forward(self) -> None:
         """Run a forward pass of the training net, on its next data."""

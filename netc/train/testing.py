@@ -32,7 +32,7 @@ class Tests(Extension):
     def attach(self, solver: Solver) -> None:
         """Add the calls."""
         for net in solver.test_nets:
-            check_detection(solver.settings, net)
+            check_detection(solver.settings, net.plan.graph)
         due = every(lambda s: s.test_interval, lambda s: s.test_offset)
         solver.on(
             Point.BEFORE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -131,6 +131,17 @@ class UpdateRule(ABC):
         self._layouts.from_plain(i, values, added)
         diff += added
 
+    def remarks(self) -> Iterator[str]:
+        """Yield what somebody may not expect of these settings with these params."""
+        if self._adapts_rates() and any(param.lr_mult not in (0, 1) for param in self.params):
+            yield (
+                "larc and local_lr_auto take no account of lr_mult, but for 0: "
+                "so do the forks that have them"
+            )
+
+    def _adapts_rates(self) -> bool:
+        return self.adapts and (self.settings.larc or self.settings.local_lr_auto)
+
     def _local_rate(self, param: Param, rates: Rates, data: Blob, diff: Blob) -> float:
         """Return the rate of one param: that of the iteration times lr_mult, or LARS's or LARC's.
 
@@ -138,7 +149,7 @@ class UpdateRule(ABC):
         whether it is 0, as in the forks that have them.
         """
         settings, rate = self.settings, rates.rate
-        if not (self.adapts and (settings.larc or settings.local_lr_auto)) or not param.lr_mult:
+        if not self._adapts_rates() or not param.lr_mult:
             return rate * param.lr_mult
         weights, gradient = norm(data), norm(diff) / settings.iter_size
         if not (weights > 0 and gradient > 0):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netc.backends import find_backend
+from netc.checking import check
 from netc.errors import NetcError
 from netc.schema import read_solver
 from netc.train.detection import average_precision
@@ -137,3 +138,12 @@ def test_an_output_that_holds_no_detections_is_refused(tmp_path: Path) -> None:
     assert "cannot judge the test net's output 'y'" in message
     assert "shape (1, 1)" in message
     assert "Silence" in message
+
+
+def test_check_tells_it_too(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(NET.replace('type: "Silence"', 'type: "ReLU" top: "y"'))
+    (tmp_path / "s.prototxt").write_text(SOLVER)
+    (report,) = check([str(tmp_path / "s.prototxt")])
+    assert [p.what for p in report.problems] == [
+        "eval_type detection cannot judge the test net's output 'y'"
+    ]

@@ -82,8 +82,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def solver_in(folder: Path, extra: str, backend: str = "reference", name: str = "s") -> Solver:
+def solver_in(
+    folder: Path, extra: str, backend: str = "reference", name: str = "s", net: str = "net"
+) -> Solver:
     base = SOLVER.replace('lr_policy: "fixed"', "") if "lr_policy" in extra else SOLVER
+    base = base.replace("net.prototxt", f"{net}.prototxt")
     file = folder / f"{name}.prototxt"
     file.write_text(f'{base} snapshot_prefix: "{folder}/{name}" {extra}')
     return Solver(read_solver(file), find_backend(backend))
@@ -120,12 +123,17 @@ def test_a_run_resumed_anywhere_ends_with_the_same_bits(
         assert same(list(ours), list(theirs))  # type: ignore[arg-type]
 
 
-def test_the_plateau_lowers_the_rate_in_these_runs(database: Path) -> None:
+def test_the_plateau_lowers_the_rate_in_these_runs(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Else the comparison of resumed runs would compare a fixed rate."""
     solver = solver_in(database, FORMS["plateau"])
-    solver.step(9)
-    assert solver.plateau.current_step > 0
-    assert solver.rate < 0.05
+    with caplog.at_level(logging.INFO, "netc"):
+        solver.step(9)
+    steps = solver.plateau.current_step
+    assert steps > 0
+    assert solver.rate == 0.05 * 0.5**steps
+    assert caplog.text.count("Plateau Status: Iteration") == steps
 
 
 def test_both_backends_draw_the_same_noise_and_bound_the_same_neurons(database: Path) -> None:
@@ -204,3 +212,10 @@ def test_settings_without_effect_are_told_in_the_log(
     with caplog.at_level(logging.WARNING, "netc"):
         solver_in(database, "rms_decay: 0.5").solve()
     assert "rms_decay has no effect without type RMSProp" in caplog.text
+    assert "take no account of lr_mult" not in caplog.text
+    net = NET.replace('regularization_type: "L1"', "lr_mult: 2")
+    (database / "twice.prototxt").write_text(net)
+    solver = solver_in(database, "larc: true", net="twice")
+    with caplog.at_level(logging.WARNING, "netc"):
+        solver.solve()
+    assert "take no account of lr_mult" in caplog.text
