@@ -15,26 +15,46 @@ from netc.backends.cpu.activation import ActivationKernel
 from netc.backends.cpu.concat import ConcatKernel, SliceKernel
 from netc.backends.cpu.convolution import ConvolutionKernel
 from netc.backends.cpu.dropout import DropoutKernel
-from netc.backends.cpu.eltwise import SumKernel
+from netc.backends.cpu.eltwise import eltwise_kernel
 from netc.backends.cpu.innerproduct import InnerProductKernel
 from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
 from netc.backends.cpu.normalization import LrnKernel, NormKernel
 from netc.backends.cpu.onednn import Desc
 from netc.backends.cpu.pooling import PoolingKernel
+from netc.backends.cpu.prelu import PReluKernel
 from netc.backends.cpu.softmax import SoftmaxKernel, SoftmaxLossKernel
 from netc.backends.reference import ReferenceBackend
-from netc.layers.activation import BNLL, ELU, AbsVal, Dropout, ReLU, Sigmoid, Swish, TanH
+from netc.layers.activation import (
+    BNLL,
+    ELU,
+    AbsVal,
+    Clip,
+    Dropout,
+    Exp,
+    Power,
+    PReLU,
+    ReLU,
+    Sigmoid,
+    Swish,
+    TanH,
+)
 from netc.layers.convolution import Convolution, Deconvolution
 from netc.layers.depthwise import ConvolutionDepthwise
 from netc.layers.eltwise import Eltwise
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.losses import SoftmaxWithLoss
+from netc.layers.modern import GELU, HSigmoid, HSwish, Mish, ReLU6
 from netc.layers.normalization import LRN, BatchNorm
 from netc.layers.pooling import Pooling
 from netc.layers.scale import Scale
 from netc.layers.shape import Concat, Slice
 from netc.layers.softmax import Softmax
 from netc.layers.types import Array, ArrayNamespace, Layer
+
+ACTIVATIONS: tuple[type[Layer], ...] = (
+    *(ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish, Clip, Exp, Power),
+    *(ReLU6, HSigmoid, HSwish, Mish, GELU),
+)
 
 FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Convolution: ConvolutionKernel,
@@ -45,18 +65,19 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     LRN: LrnKernel,
     BatchNorm: NormKernel,
     Scale: NormKernel,
-    Eltwise: SumKernel,
+    Eltwise: eltwise_kernel,
+    PReLU: PReluKernel,
     Concat: ConcatKernel,
     Slice: SliceKernel,
     Softmax: SoftmaxKernel,
     SoftmaxWithLoss: SoftmaxLossKernel,
     Dropout: DropoutKernel,
-    **dict.fromkeys((ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish), ActivationKernel),
+    **dict.fromkeys(ACTIVATIONS, ActivationKernel),
 }
 
 #: Layers that multiply and shift channels behind a convolution or an inner product.
 _AFFINE = ((), ("BatchNorm",), ("BatchNorm", "Scale"), ("Scale",), ("BN",))
-_ACTIVATIONS = ("ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "Swish")
+_ACTIVATIONS = ("PReLU", *(activation.type for activation in ACTIVATIONS))
 _PRODUCTS = ("Convolution", "ConvolutionDepthwise", "InnerProduct")
 
 #: What may run as one, by layer types, the longest first: the kernel of the first takes in the

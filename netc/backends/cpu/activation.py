@@ -2,50 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
 from netc.backends.cpu.kernel import Impossible, Kernel, required, same_layout
 from netc.backends.cpu.onednn import Desc, PostOps, Primitive, primitive
-from netc.layers.activation import BNLL, ELU, AbsVal, Clip, ReLU, Sigmoid, Swish, TanH
+from netc.layers.activation import (
+    BNLL,
+    ELU,
+    AbsVal,
+    Clip,
+    Exp,
+    Power,
+    ReLU,
+    Sigmoid,
+    Swish,
+    TanH,
+)
+from netc.layers.modern import GELU, Approximation, HSigmoid, HSwish, Mish, ReLU6
 from netc.layers.types import Array, Layer, Reads
 
 
 @dataclass(frozen=True)
 class Formula:
-    """One of the library's algorithms with its constants; `by_top` is its form for backward.
+    """One of the library's algorithms with its constants.
 
-    None where backward has to see the bottom.
+    `by_top` is its form for backward, None where backward has to see the bottom. `differs` says how
+    the library's gradient is not Caffe's, "" where it is.
     """
 
     algorithm: int
     by_top: int | None = None
     alpha: float = 0.0
     beta: float = 0.0
+    differs: str = ""
+
+    def check_gradient(self, *, by_top: bool) -> None:
+        """Raise Impossible where there is no backward pass, or none that looks at the top only."""
+        if self.differs:
+            raise Impossible(self.differs)
+        if by_top and self.by_top is None:
+            raise Impossible("backward has to see what the activation is applied to")
 
     def after(self, post: PostOps) -> PostOps:
         """Let a primitive apply this to its results."""
         return post.eltwise(self.algorithm, self.alpha, self.beta)
 
+    @property
+    def reads(self) -> Reads:
+        """What its backward pass looks at."""
+        if self.algorithm == onednn.LINEAR:
+            return Reads.NOTHING
+        return Reads.BOTTOM if self.by_top is None else Reads.TOP
+
+    def forward(self, desc: Desc, kind: int) -> Primitive:
+        """Return the primitive of the forward pass."""
+        found = primitive(
+            "eltwise_forward", kind, self.algorithm, desc, desc, self.alpha, self.beta
+        )
+        return required(found, "activation")
+
     def gradient(self, desc: Desc) -> Primitive:
         """Return the primitive of the backward pass."""
-        algorithm = self.algorithm if self.by_top is None else self.by_top
-        settings = self.alpha, self.beta
-        forward = primitive(
-            "eltwise_forward", onednn.FORWARD_TRAINING, algorithm, desc, desc, *settings
-        )
-        hint = required(forward, "activation")
+        if self.reads is Reads.NOTHING:
+            return replace(self, beta=0.0).forward(desc, onednn.FORWARD_TRAINING)
+        form = self if self.by_top is None else replace(self, algorithm=self.by_top)
+        settings = form.alpha, form.beta
+        hint = form.forward(desc, onednn.FORWARD_TRAINING)
         return required(
-            primitive("eltwise_backward", algorithm, desc, desc, desc, *settings, hint),
+            primitive("eltwise_backward", form.algorithm, desc, desc, desc, *settings, hint),
             "gradient of the activation",
         )
 
-    def backward(self, desc: Desc, top: Array, dy: Array, dx: Array) -> Prepared:
-        """Return the call of the backward pass that looks at the top; dx may be dy."""
-        assert self.by_top is not None, "this backward pass has to see the bottom"
+    def backward(self, desc: Desc, seen: Array, dy: Array, dx: Array) -> Prepared:
+        """Return the call of the backward pass; `seen` is what it reads, and dx may be dy."""
+        if self.reads is Reads.NOTHING:
+            return self.gradient(desc).bind({onednn.SRC: (desc, dy), onednn.DST: (desc, dx)})
         return self.gradient(desc).bind(
-            {onednn.DST: (desc, top), onednn.DIFF_DST: (desc, dy), onednn.DIFF_SRC: (desc, dx)}
+            {
+                (onednn.DST if self.reads is Reads.TOP else onednn.SRC): (desc, seen),
+                onednn.DIFF_DST: (desc, dy),
+                onednn.DIFF_SRC: (desc, dx),
+            }
         )
 
 
@@ -66,8 +105,36 @@ def formula_of(layer: Layer) -> Formula:
             return Formula(onednn.SOFT_RELU, alpha=1.0)
         case Swish(beta=beta):
             return Formula(onednn.SWISH, alpha=beta)
+        case ReLU6(negative_slope=0, threshold=most):
+            return Formula(onednn.CLIP, onednn.CLIP_BY_TOP, 0.0, most)
+        case ReLU6():
+            raise Impossible("a negative slope with a threshold")
+        case HSigmoid():
+            return Formula(onednn.HARD_SIGMOID, alpha=1 / 6, beta=0.5)
+        case HSwish():
+            return Formula(onednn.HARD_SWISH, alpha=1 / 6, beta=0.5)
+        case Mish():
+            return Formula(onednn.MISH)
+        case GELU(approximate=approximate):
+            exact = approximate is Approximation.NONE
+            return Formula(onednn.GELU_ERF if exact else onednn.GELU_TANH)
+        case Exp(base=-1, scale=1, shift=0):
+            return Formula(onednn.EXP, onednn.EXP_BY_TOP)
+        case Power(power=1, scale=scale, shift=shift):
+            return Formula(onednn.LINEAR, alpha=scale, beta=shift)
+        case Power(power=2, scale=1, shift=0):
+            return Formula(onednn.SQUARE)
+        case Exp() | Power():
+            raise Impossible("several steps")
+        case Clip(min=least, max=most) if least is not None and most is not None and least <= most:
+            return Formula(
+                onednn.CLIP,
+                alpha=least,
+                beta=most,
+                differs="its gradient at the limits is not Caffe's",
+            )
         case Clip():
-            raise Impossible("its gradient at the limits is not Caffe's")
+            raise Impossible("min is above max")
     raise Impossible("no formula")
 
 
@@ -75,28 +142,19 @@ class ActivationKernel(Kernel):
     """y = f(x) for one bottom."""
 
     def __init__(self, job: Job) -> None:
-        formula = formula_of(job.node.layer)
-        desc, layout = same_layout(job)
-        self._desc, self._by_top = desc, formula.by_top is not None
-        self._forward = required(
-            primitive(
-                "eltwise_forward",
-                onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE,
-                formula.algorithm,
-                desc,
-                desc,
-                formula.alpha,
-                formula.beta,
-            ),
-            "activation",
+        self._formula = formula_of(job.node.layer)
+        self._desc, layout = same_layout(job)
+        self._forward = self._formula.forward(
+            self._desc, onednn.FORWARD_TRAINING if job.train else onednn.FORWARD_INFERENCE
         )
         if job.train:
-            self._backward = formula.gradient(desc)
+            self._formula.check_gradient(by_top=False)
+            self._formula.gradient(self._desc)
         self.terms = Terms(
             bottoms=(layout,),
             tops=(layout,),
             params=(),
-            reads=(Reads.TOP if self._by_top else Reads.BOTTOM) if job.train else Reads.NOTHING,
+            reads=self._formula.reads if job.train else Reads.NOTHING,
             in_place=True,
         )
 
@@ -109,13 +167,6 @@ class ActivationKernel(Kernel):
         )
 
     def backward(self, binding: Binding) -> Prepared:
-        return self._backward.bind(
-            {
-                (onednn.DST if self._by_top else onednn.SRC): (
-                    self._desc,
-                    (binding.tops if self._by_top else binding.bottoms)[0],
-                ),
-                onednn.DIFF_DST: (self._desc, binding.top_diffs[0]),
-                onednn.DIFF_SRC: (self._desc, binding.bottom_diffs[0]),
-            }
-        )
+        seen = (binding.tops if self._formula.reads is Reads.TOP else binding.bottoms)[0]
+        dy, dx = binding.top_diffs[0], binding.bottom_diffs[0]
+        return self._formula.backward(self._desc, seen, dy, dx)

@@ -62,8 +62,8 @@ class Epilogue:
                     self.formula = formula_of(node.layer)
         if job.train and (self._affine or self._slopes):
             raise Impossible("what has params runs with the layer before it for inference only")
-        if job.train and self.formula is not None and self.formula.by_top is None:
-            raise Impossible("backward has to see what the activation is applied to")
+        if job.train and self.formula is not None:
+            self.formula.check_gradient(by_top=True)
         self.post: PostOps | None = PostOps() if len(job.nodes) > 1 else None
         if self.post is None:
             return

@@ -100,7 +100,7 @@ DECLINED = {
     "STOCHASTIC pooling": 'type: "Pooling" pooling_param { pool: STOCHASTIC kernel_size: 2 }',
     "divisor": 'type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }',
     "within a channel": 'type: "LRN" lrn_param { norm_region: WITHIN_CHANNEL }',
-    "PROD": 'type: "Eltwise" bottom: "x" eltwise_param { operation: PROD }',
+    "one slope for all channels": 'type: "PReLU" prelu_param { channel_shared: true }',
     "not one for each channel": 'type: "Scale" scale_param { axis: 0 num_axes: -1 }',
 }
 

@@ -1,0 +1,179 @@
+"""Each family by itself: chosen, and equal to the reference over its settings and sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from netc.backends import find_backend
+from netc.graph.types import Graph
+from netc.layers.types import Phase
+from netc.plan import plan
+from netc.plan.types import Step
+from netc.runtime import Executor
+from tests.backends.cpu.test_equality import agree
+from tests.support.nets import graph_of, require, set_inputs
+
+
+@pytest.fixture(autouse=True)
+def _works() -> None:
+    require("cpu")
+
+
+def net(
+    kind: str, settings: str = "", shapes: tuple[tuple[int, ...], ...] = ((2, 20, 5, 6),)
+) -> str:
+    """Return a net that trains: the layer between params for its bottoms and a loss.
+
+    Bottoms come from a convolution of one axis, so that they lie in blocks where these exist.
+    """
+    lines, bottoms = [], []
+    for i, shape in enumerate(shapes):
+        dims = " ".join(f"dim: {n}" for n in shape)
+        lines.append(
+            f'layer {{ name: "in{i}" type: "Input" top: "in{i}" '
+            f"input_param {{ shape {{ {dims} }} }} }}"
+        )
+        if len(shape) > 2:
+            product = (
+                f'type: "Convolution" convolution_param {{ num_output: {shape[1]} kernel_size: 1 '
+                "weight_filler { type: 'xavier' } }"
+            )
+        else:
+            product = 'type: "PReLU"'
+        lines.append(f'layer {{ name: "p{i}" bottom: "in{i}" top: "x{i}" {product} }}')
+        bottoms.append(f'bottom: "x{i}"')
+    lines.append(f'layer {{ name: "l" type: "{kind}" {" ".join(bottoms)} top: "y" {settings} }}')
+    # The gradient of a product with other numbers is not the same everywhere.
+    lines.append('layer { name: "w" type: "Power" bottom: "y" top: "w" power_param { power: 2 } }')
+    lines.append('layer { name: "sum" type: "Reduction" bottom: "w" top: "loss" loss_weight: 1 }')
+    return "\n".join(lines)
+
+
+def check(text: str, phase: Phase = Phase.TRAIN) -> None:
+    """Compare outputs, gradients and params, and see that layer "l" runs on oneDNN."""
+    graph = graph_of(text, phase)
+    train = phase is Phase.TRAIN
+    nets = []
+    for name in ("reference", "cpu"):
+        backend = find_backend(name)
+        one = Executor(plan(graph, backend, train=train), backend, seed=1)
+        one._arena.view("float32")[...] = np.nan
+        set_inputs(one)
+        one.forward()
+        if train:
+            one.clear_param_diffs()
+            one.backward()
+        nets.append(one)
+    reference, ours = nets
+    assert_chosen(graph, ours)
+    for key in graph.outputs:
+        agree(ours.data(key), reference.data(key), key)
+    for i in range(len(graph.params) if train else 0):
+        found, wanted = ours.param_diff_array(i), reference.param_diff_array(i)
+        assert (found is None) == (wanted is None)
+        if wanted is not None:
+            agree(found, wanted, f"gradient of param {i}")
+        agree(ours.param_array(i), reference.param_array(i), f"param {i}")
+
+
+def assert_chosen(graph: Graph, net: Executor) -> None:
+    found = {
+        (step.kernel, step.declined)
+        for step in (*net.plan.forward, *net.plan.backward)
+        if isinstance(step, Step) and "l" in [graph.nodes[i].name for i in step.nodes]
+    }
+    assert found == {("cpu", ())}
+
+
+ACTIVATIONS = {
+    "ReLU": "",
+    "ELU": "elu_param { alpha: 0.7 }",
+    "Sigmoid": "",
+    "TanH": "",
+    "AbsVal": "",
+    "BNLL": "",
+    "Swish": "swish_param { beta: 1.5 }",
+    "Exp": "",
+    "Power": "power_param { scale: -0.5 shift: 2 }",
+    "ReLU6": "relu6_param { threshold: 0.5 }",
+    "HSigmoid": "",
+    "HSwish": "",
+    "Mish": "",
+    "GELU": "",
+}
+SHAPES = [((2, 16, 5, 6),), ((2, 20, 5, 6),), ((3, 7),), ((2, 3, 4, 5, 3),)]
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations(kind: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    check(net(kind, ACTIVATIONS[kind], shapes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Power", "power_param { power: 2 }"),
+        ("GELU", "gelu_param { approximate: TANH }"),
+        ("ReLU", "relu_param { negative_slope: 0.1 }"),
+        ("ReLU", "relu_param { negative_slope: -0.5 }"),
+        ("ELU", "elu_param { alpha: -0.5 }"),
+    ],
+)
+def test_other_forms_of_activations(kind: str, settings: str) -> None:
+    check(net(kind, settings))
+
+
+def test_clip_runs_for_inference() -> None:
+    check(net("Clip", "clip_param { min: -0.3 max: 0.2 }"), Phase.TEST)
+
+
+def test_a_linear_power_layer_needs_no_data_for_its_gradient() -> None:
+    p = plan(graph_of(net("Power", "power_param { scale: 3 }")), find_backend("cpu"), train=True)
+    (step,) = (s for s in p.backward if isinstance(s, Step) and p.graph.nodes[s.node].name == "l")
+    assert step.kernel == "cpu"
+    kernel = p.kernels[step.choice]
+    assert kernel is not None and not kernel.terms.reads
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_prelu(shapes: tuple[tuple[int, ...], ...]) -> None:
+    settings = "prelu_param { filler { type: 'gaussian' std: 1 } }"
+    check(net("PReLU", settings, shapes))
+    check(net("PReLU", f"{settings} param {{ lr_mult: 0 }}", shapes))
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 5, 6), (2, 16, 3, 3), (3, 7)])
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "operation: PROD",
+        "operation: PROD stable_prod_grad: false",
+        "operation: SUM",
+        "operation: MAX",
+    ],
+)
+def test_eltwise(settings: str, n: int, shape: tuple[int, ...]) -> None:
+    text = net("Eltwise", f"eltwise_param {{ {settings} }}", (shape,) * n)
+    check(text, Phase.TEST if "MAX" in settings and n > 2 else Phase.TRAIN)
+
+
+def test_the_gradient_of_equal_values_goes_to_the_second_maximum() -> None:
+    """As in Caffe. The second is the first times 1, a slope that learns only if it wins."""
+    text = net("Eltwise", 'bottom: "z" eltwise_param { operation: MAX }', ((2, 20, 3, 3),))
+    same = (
+        'layer { name: "same" type: "PReLU" bottom: "x0" top: "z" '
+        "prelu_param { filler { value: 1 } } }\n"
+    )
+    check(text.replace('layer { name: "l"', same + 'layer { name: "l"'))
+
+
+@pytest.mark.parametrize("activation", ["ReLU", "TanH"])
+@pytest.mark.parametrize("operation", ["PROD", "MAX"])
+def test_an_activation_behind_a_product_or_a_maximum(operation: str, activation: str) -> None:
+    text = net("Eltwise", f"eltwise_param {{ operation: {operation} }}", ((2, 20, 5, 6),) * 2)
+    behind = f'layer {{ name: "a" type: "{activation}" bottom: "y" top: "z" }}'
+    text = text.replace('layer { name: "w"', behind + 'layer { name: "w"')
+    check(text.replace('bottom: "y" top: "w"', 'bottom: "z" top: "w"'))
