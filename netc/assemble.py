@@ -5,6 +5,7 @@ These are training, pycaffe and the command line.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -215,18 +216,30 @@ class _Open:
 def _probe_or_assume(
     shapes: Mapping[str, Sequence[int]], leave_open: bool, layer: Layer, span: Span | None
 ) -> Probed:
-    """Probe a layer's data; where there is none, take its items for what `shapes` says."""
+    """Probe a layer's data; where there is none, take its items for what `shapes` says.
+
+    Or for what its settings suggest.
+    """
     try:
-        return probe(layer, span, assume=True)
+        return probe(layer, span)
     except DataAbsent as absent:
+        item: Item | None = None
+        with contextlib.suppress(DataAbsent):
+            item = probe(layer, span, assume=True)
         if not isinstance(layer, Reader) or not layer.top:
-            raise
-        # Labels are one number each, whatever their layer; the shapes of other tops must be given.
-        n_needed = 1 if isinstance(layer, ImageReader) else len(layer.top)
-        if all(name in shapes for name in layer.top[:n_needed]):
-            types = tuple(BlobType(tuple(shapes[name][1:])) for name in layer.top[:n_needed])
+            if item is None:
+                raise
+            return item
+        # Labels have the shape that their layer says; the shapes of other tops must be given.
+        beside = layer.beside if isinstance(layer, ImageReader) else ()
+        needed = layer.top[:1] if isinstance(layer, ImageReader) else layer.top
+        if all(name in shapes for name in needed):
+            given = tuple(BlobType(tuple(shapes[name][1:])) for name in needed)
+            types = item.types if item else given + beside
             return Item(types, f"{absent.what}: its shape is the one given")
-        example = " ".join(f"-shape {name}=..." for name in layer.top[:n_needed])
+        if item is not None:
+            return item
+        example = " ".join(f"-shape {name}=..." for name in needed)
         if leave_open:
             return _Open(f"{absent.what}: shapes behind it are not checked ({example} tells them)")
         raise DataAbsent(

@@ -59,6 +59,89 @@ def test_a_given_shape_replaces_absent_data(net: Path) -> None:
     assert graph.notes[0].endswith("database 'away' does not exist: its shape is the one given")
 
 
+def test_a_given_shape_counts_more_than_the_settings(net: Path) -> None:
+    spoil(net, 'source: "db"', 'source: "away"')
+    spoil(net, "scale: 0.00390625", "crop_size: 6")
+    graph = load_graph(net, Phase.TRAIN, shapes={"data": (1, 3, 5, 5)}, assume=True)
+    assert graph.blobs["data"].shape == (1, 3, 5, 5)
+    assert graph.notes[0].endswith("database 'away' does not exist: its shape is the one given")
+
+
+ABSENT = {
+    "Data": "transform_param { crop_size: 24 force_gray: true } "
+    'data_param { source: "away" batch_size: 2 }',
+    "AnnotatedData": "transform_param { resize_param { prob: 1 resize_mode: WARP height: 30 "
+    'width: 20 } } data_param { source: "away" batch_size: 2 }',
+    "ImageData": "transform_param { crop_size: 24 } "
+    'image_data_param { source: "away" batch_size: 2 new_height: 30 new_width: 20 }',
+    "DenseImageData": 'dense_image_data_param { source: "away" batch_size: 2 new_height: 30 '
+    "new_width: 20 }",
+    "ImageSegData": "transform_param { crop_size: 24 } "
+    'image_data_param { source: "away" batch_size: 2 label_type: PIXEL }',
+    "WindowData": "transform_param { crop_size: 24 } "
+    'window_data_param { source: "away" batch_size: 2 }',
+    "VideoData": "transform_param { crop_size: 24 } "
+    'video_data_param { video_type: VIDEO video_file: "away" } data_param { batch_size: 2 }',
+    "HDF5Data": 'hdf5_data_param { source: "away" batch_size: 2 }',
+    "MemoryData": "memory_data_param { batch_size: 2 channels: 3 height: 30 width: 20 }",
+}
+ASSUMED = {
+    "Data": ("crop_size", [(2, 1, 24, 24), (2,)]),
+    "AnnotatedData": ("resize_param", [(2, 3, 30, 20), (1, 1, 2, 8)]),
+    "ImageData": ("new_height, new_width", None),
+    "DenseImageData": ("new_height, new_width", [(2, 3, 30, 20), (2, 1, 30, 20)]),
+    "ImageSegData": ("the crop", [(2, 3, 24, 24), (2, 1, 24, 24)]),
+    "WindowData": ("crop_size", [(2, 3, 24, 24), (2,)]),
+    "VideoData": ("transform_param", [(2, 3, 24, 24), (2,)]),
+    "HDF5Data": None,
+    "MemoryData": ("", [(2, 3, 30, 20), (2,)]),
+}
+
+
+# Their labels do not follow a batch size that is given for the images.
+LABELS_ALONE = {"HDF5Data", "MemoryData"}
+
+
+def absent_net(folder: Path, kind: str) -> Path:
+    text = f'layer {{ name: "d" type: "{kind}" top: "data" top: "label" {ABSENT[kind]} }}'
+    (folder / "absent.prototxt").write_text(text)
+    return folder / "absent.prototxt"
+
+
+@pytest.mark.parametrize("kind", ABSENT)
+def test_what_the_settings_of_each_type_tell(tmp_path: Path, kind: str) -> None:
+    path = absent_net(tmp_path, kind)
+    if ASSUMED[kind] is None:
+        with pytest.raises(NetcError, match=r"-shape data=\.\.\. -shape label=\.\.\. does without"):
+            load_graph(path, Phase.TRAIN, assume=True)
+        return
+    source, shapes = ASSUMED[kind]
+    if shapes is None:  # A crop that is too large for what the settings say is told.
+        with pytest.raises(NetcError, match="crop_size"):
+            load_graph(path, Phase.TRAIN, assume=True)
+        return
+    graph = load_graph(path, Phase.TRAIN, assume=True)
+    assert [blob.shape for blob in graph.blobs.values()] == shapes
+    assert all(f"are assumed, from {source}" in note for note in graph.notes)
+    assert bool(graph.notes) == bool(source)
+
+
+@pytest.mark.parametrize("kind", ABSENT)
+def test_a_shape_can_be_given_for_each_type(tmp_path: Path, kind: str) -> None:
+    path = absent_net(tmp_path, kind)
+    shapes = {"data": (5, 3, 40, 50)} | ({"label": (5,)} if kind in LABELS_ALONE else {})
+    if kind == "ImageData":
+        path.write_text(path.read_text().replace("crop_size: 24", ""))
+    graph = load_graph(path, Phase.TRAIN, shapes=shapes, assume=True)
+    assert graph.blobs["data"].shape == (5, 3, 40, 50)
+    label = graph.blobs["label"].shape
+    if kind == "AnnotatedData":
+        assert label == (1, 1, 2, 8)
+    else:
+        assert label[0] == 5
+    assert all("its shape is the one given" in note for note in graph.notes)
+
+
 def test_of_hdf5_all_shapes_must_be_given(net: Path) -> None:
     spoil(net, 'type: "Data"', 'type: "HDF5Data"')
     spoil(

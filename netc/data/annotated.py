@@ -58,7 +58,7 @@ class AnnotatedSource(DatumSource):
         if item is None:
             return None
         objects = ", and one object in each"
-        return Item((*item.types, BlobType((1, OBJECT))), item.assumed + objects)
+        return Item((*item.types, *layer.beside), item.assumed + objects)
 
     def item(self) -> tuple[BlobType, ...]:
         """Return the types of the first image, before its changes, and of the most objects."""

@@ -165,7 +165,7 @@ def assume_image(
 
     `channels`, `height` and `width` are what the type's own settings say (None and 0: nothing). The
     rest comes from the crop, a mean file that is there, and the number of mean values; last, 3
-    channels.
+    channels, or 1 with force_gray.
     """
     param = layer.transform_param
     mean: tuple[int, ...] = ()

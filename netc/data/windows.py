@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.data.images import assume_image, decode, resize
+from netc.data.images import decode, resize
 from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
 from netc.data.transform import read_mean
 from netc.data.workers import workers
@@ -238,7 +238,8 @@ class WindowSource:
     def assume(layer: WindowData, opening: Opening) -> Item | None:
         """Return images of the size of the crop: no other size matters."""
         size = layer.transform_param.crop_size
-        return assume_image(layer, opening, 3, size, size)
+        image = BlobType((3, size, size))
+        return Item((image,), f"images of shape {image} are assumed, from crop_size")
 
     def _middle(self, mean: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the part of a mean image that belongs to the crop."""

@@ -109,6 +109,7 @@ class AnnotatedData(Data):
     label_map_file: str = ""
     anno_type: AnnotationType | None = None
 
+    beside: ClassVar[tuple[BlobType, ...]] = (BlobType((1, OBJECT)),)
     message: ClassVar[str] = "data_param"
 
     def check(self) -> None:

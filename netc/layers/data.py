@@ -71,6 +71,8 @@ class ImageReader(Reader):
     transform_param: TransformParam = field(default_factory=TransformParam)
 
     tops: ClassVar[Arity] = between(1, 2)
+    #: What an item has besides the image, where that is not one number.
+    beside: ClassVar[tuple[BlobType, ...]] = ()
 
     def check(self) -> None:
         super().check()
