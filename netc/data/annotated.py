@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from netc.data.augmenting import Augmenter, Objects
 from netc.data.datums import DatumSource
-from netc.data.images import assume_image
 from netc.data.source import Batch, Item, Opening, arrays_for
 from netc.data.workers import workers
 from netc.errors import NetcError, fail
 from netc.layers.annotated import OBJECT, AnnotatedData
 from netc.layers.types import BlobType
 from netc.schema import netc_pb2
+
+# For how many batches the images keep a size, where there are several, as in the fork.
+SAME_SIZE = 10
 
 # Records that are looked at together when objects are counted.
 _AT_A_TIME = 1000
@@ -30,9 +33,13 @@ class AnnotatedSource(DatumSource):
         """Open the database; DataAbsent when it is missing or a LevelDB."""
         super().__init__(layer, opening)
         self._annotated = layer
-        self._param = layer.transform_param
         self._augmenter = Augmenter(
-            self._param, layer.batch_sampler, opening, self._transformer, self._name
+            self._param,
+            layer.batch_sampler,
+            opening,
+            self._transformer,
+            self._name,
+            layer.jitter,
         )
         try:
             first = self._messages(0, 1)[0]
@@ -45,16 +52,7 @@ class AnnotatedSource(DatumSource):
     @staticmethod
     def assume(layer: AnnotatedData, opening: Opening) -> Item | None:  # type: ignore[override]
         """Return what the settings tell about an absent database: one object for each image."""
-        color, resize = layer.decodes_color, layer.transform_param.resize_param
-        channels = None if color is None else 3 if color else 1
-        item: Item | None
-        if resize:
-            several = len(layer.transform_param.mean_value)
-            channels = channels or (several if several > 1 else 3)
-            image = BlobType((channels, resize.height, resize.width))
-            item = Item((image,), f"images of shape {image} are assumed, from resize_param")
-        else:
-            item = assume_image(layer, opening, channels, 0, 0)
+        item = DatumSource.assume(layer, opening)
         if item is None:
             return None
         objects = ", and one object in each"
@@ -62,35 +60,39 @@ class AnnotatedSource(DatumSource):
 
     def item(self) -> tuple[BlobType, ...]:
         """Return the types of the first image, before its changes, and of the most objects."""
-        image = BlobType(self._image(0).shape)
-        self._param.infer(image)
-        self._transformer.infer(self._param.resized(image))
+        (image,) = super().item()
         if not self._boxed or len(self._annotated.top) < 2:
             return (image,)
-        return (image, BlobType((self._most, OBJECT)))
+        most = 1 if self._annotated.yolo else self._most
+        return (image, BlobType((most, OBJECT)))
 
     def load(self, position: int, count: int, reuse: Batch) -> Batch:
         """Return the batch that begins at a position."""
         messages = self._messages(position, count)
         found: list[Objects] = [np.empty((0, OBJECT))] * count
-        first, found[0] = self._changed(messages[0], position)
-        batch = self._arrays(first, position, count, reuse)
+        resizing = self._augmenter.resizing_of(position // count // SAME_SIZE)
+        first, found[0] = self._changed(messages[0], position, resizing)
+        batch = self._arrays(first, count, reuse)
 
         def place(i: int) -> None:
             image = first
             if i:
-                image, found[i] = self._changed(messages[i], position + i)
-            found[i] = self._augmenter.windowed(image, found[i], position + i, batch[0][i : i + 1])
+                image, found[i] = self._changed(messages[i], position + i, resizing)
+            found[i] = self._augmenter.windowed(
+                image, found[i], position + i, batch[0][i : i + 1], resizing
+            )
             found[i][:, 0] = i
 
         workers().run(place, count)
         if len(batch) > 1:
-            if self._boxed:
+            if not self._boxed:
+                batch[1][:] = [message.datum.label for message in messages]
+            elif self._annotated.yolo:
+                _fill_yolo(batch[1], found, self._annotated.train_diffcult)
+            else:
                 rows = np.concatenate(found)
                 batch[1][...] = -1
                 batch[1][0, 0, : len(rows)] = rows
-            else:
-                batch[1][:] = [message.datum.label for message in messages]
         return batch
 
     # -- records -----------------------------------------------------------------------------------
@@ -119,11 +121,11 @@ class AnnotatedSource(DatumSource):
         return self._decoded(self._messages(position, 1)[0].datum, position)
 
     def _changed(
-        self, message: netc_pb2.AnnotatedDatum, position: int
+        self, message: netc_pb2.AnnotatedDatum, position: int, resizing: float
     ) -> tuple[NDArray[Any], Objects]:
         """Return the image (H, W, C) of a record with its objects, ready for its window."""
         stored = self._decoded(message.datum, position)
-        return self._augmenter.changed(stored, _objects_of(message), position)
+        return self._augmenter.changed(stored, _objects_of(message), position, resizing)
 
     @cached_property
     def _most(self) -> int:
@@ -138,13 +140,14 @@ class AnnotatedSource(DatumSource):
                     raise self._no_record(first + index) from error
         return most
 
-    def _arrays(self, image: NDArray[Any], position: int, count: int, reuse: Batch) -> Batch:
+    def _arrays(self, image: NDArray[Any], count: int, reuse: Batch) -> Batch:
         """Return arrays for a batch of images like this one, (H, W, C) and already resized."""
         height, width, channels = image.shape
         window = self._param.window
         shapes: list[tuple[int, ...]] = [(count, channels, window[0] or height, window[1] or width)]
         if len(self._annotated.top) > 1:
-            shapes.append((1, 1, count * self._most, OBJECT) if self._boxed else (count,))
+            n_objects = 0 if not self._boxed or self._annotated.yolo else self._most
+            shapes.append(self._annotated.labels(count, n_objects) if self._boxed else (count,))
         return arrays_for(tuple(shapes), reuse)
 
 
@@ -165,6 +168,16 @@ def _objects_of(message: netc_pb2.AnnotatedDatum) -> Objects:
         for annotation in group.annotation
     ]
     return np.array(rows, np.float64).reshape(-1, OBJECT)
+
+
+def _fill_yolo(out: NDArray[np.float32], found: Sequence[Objects], difficult: bool) -> None:
+    """Write the objects of each image as (class from 0 on, centre, size); the rest holds 0."""
+    out[...] = 0
+    for rows, objects in zip(out[:, 0], found, strict=True):
+        chosen = objects if difficult else objects[objects[:, 7] == 0]
+        chosen = chosen[: len(rows)]
+        low, high = chosen[:, 3:5], chosen[:, 5:7]
+        rows[: len(chosen)] = np.column_stack((chosen[:, 1] - 1, (low + high) / 2, high - low))
 
 
 # Wire types of protobuf's encoding.

@@ -117,6 +117,27 @@ def patches(sampler: BatchSampler, objects: Boxes, numbers: Numbers) -> Boxes:
     return found if sampler.max_sample is None else found[: sampler.max_sample]
 
 
+#: How many numbers `jittered` takes.
+JITTER_NUMBERS = 5
+# In two images of ten nothing is cut off, in two more half as much as in the rest.
+_JITTER_NOTHING, _JITTER_HALF = 0.2, 0.4
+
+
+def jittered(jitter: float, in_proportion: bool, numbers: Sequence[float]) -> Boxes:
+    """Return the patch (4,) that is left when up to the fraction `jitter` of each side is cut off.
+
+    `in_proportion` cuts as much off both. As the forks do that train YOLO.
+    """
+    if numbers[0] < _JITTER_NOTHING:
+        return WHOLE
+    if numbers[0] < _JITTER_HALF:
+        jitter /= 2
+    width = between(1 - jitter, 1, numbers[1])
+    height = width if in_proportion else between(1 - jitter, 1, numbers[2])
+    left, top = numbers[3] * (1 - width), numbers[4] * (1 - height)
+    return np.array([left, top, left + width, top + height])
+
+
 def _meets(constraint: SampleConstraint, found: Boxes, objects: Boxes) -> NDArray[np.bool_]:
     """Return which patches have with one of the objects in common what is asked for."""
     patch, other = found[:, None], objects[None]
@@ -182,11 +203,29 @@ def expand(
 # -- pixels ----------------------------------------------------------------------------------------
 
 
-def resize(image: Pixels, param: ResizeParam, number: float) -> Pixels:
-    """Return the image in its new size; the number draws one of several ways to interpolate."""
+def resize(image: Pixels, param: ResizeParam, number: float, turn: float = 0.5) -> Pixels:
+    """Return the image in its new size; the number draws one of several ways to interpolate.
+
+    `turn` in 0..1 draws the angle by which it is turned before, where `max_angle` asks for that.
+    """
     cv2 = opencv()
     modes = param.interp_mode or (InterpMode.LINEAR,)
     mode = getattr(cv2, f"INTER_{modes[min(int(number * len(modes)), len(modes) - 1)].name}")
+    border = {
+        PadMode.CONSTANT: cv2.BORDER_CONSTANT,
+        PadMode.MIRRORED: cv2.BORDER_REFLECT_101,
+        PadMode.REPEAT_NEAREST: cv2.BORDER_REPLICATE,
+    }[param.pad_mode]
+    value = np.resize(np.array(param.pad_value or [0.0], np.float64), image.shape[2]).tolist()
+    if param.max_angle:
+        height, width = image.shape[:2]
+        angle = between(-param.max_angle, param.max_angle, turn)
+        turned = cv2.getRotationMatrix2D((width // 2, height // 2), angle, 1.0)
+        image = _with_channels(
+            cv2.warpAffine(
+                image, turned, (width, height), flags=mode, borderMode=border, borderValue=value
+            )
+        )
     height, width = param.height, param.width
     if param.resize_mode is ResizeMode.FIT_SMALL_SIZE:
         height, width = param.size(*image.shape[:2])
@@ -200,12 +239,6 @@ def resize(image: Pixels, param: ResizeParam, number: float) -> Pixels:
     if param.resize_mode is not ResizeMode.FIT_LARGE_SIZE_AND_PAD:
         return found
     rows, columns = param.height - height, param.width - width
-    border = {
-        PadMode.CONSTANT: cv2.BORDER_CONSTANT,
-        PadMode.MIRRORED: cv2.BORDER_REFLECT_101,
-        PadMode.REPEAT_NEAREST: cv2.BORDER_REPLICATE,
-    }[param.pad_mode]
-    value = np.resize(np.array(param.pad_value or [0.0], np.float64), image.shape[2]).tolist()
     sides = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
     return _with_channels(cv2.copyMakeBorder(found, *sides, border, value=value))
 
@@ -250,11 +283,11 @@ def distort(image: Pixels, param: DistortionParam, numbers: Numbers) -> Pixels:
         return x[..., np.argsort([number, *numbers[11:]], kind="stable")]
 
     changes: list[tuple[Callable[[Pixels, float], Pixels], float, int]] = [
-        (brightness, param.brightness_prob, 1),
-        (contrast, param.contrast_prob, 3),
-        (saturation, param.saturation_prob, 5),
-        (hue, param.hue_prob, 7),
-        (order, param.random_order_prob, 9),
+        (brightness, param.chance("brightness"), 1),
+        (contrast, param.chance("contrast"), 3),
+        (saturation, param.chance("saturation"), 5),
+        (hue, param.chance("hue"), 7),
+        (order, param.chance("random_order"), 9),
     ]
     if numbers[0] <= 0.5:
         changes.insert(3, changes.pop(1))

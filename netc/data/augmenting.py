@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.data import augment
-from netc.data.source import Opening
+from netc.data.source import Batch, Opening, arrays_for
 from netc.data.transform import Transformer, Windows
+from netc.data.workers import workers
 from netc.errors import fail
-from netc.layers.annotated import BatchSampler
-from netc.layers.transform import ImageTransform
+from netc.layers.annotated import OBJECT, BatchSampler
+from netc.layers.transform import EFFECTS, ImageTransform, ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Phase, Refusal
 
 # A number in 0..1 has as many steps as a float64 tells apart there.
@@ -27,6 +28,9 @@ class Augmenter:
     """What a layer does to its images and their objects. Depends on an item's position alone.
 
     `transformer` is that of the same settings; `name` tells what to call an item in a message.
+    `jitter` is the fraction of each side that may be cut off where there are no samplers. Where
+    there are several `resize_param`, the number `resizing` of the calls draws one: `resizing_of`
+    gives it for an item, or for a group of items that are to have one size.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Augmenter:
         opening: Opening,
         transformer: Transformer,
         name: Callable[[int], str],
+        jitter: float = 0.0,
     ) -> None:
         self._param = param
         self._samplers = samplers
@@ -43,6 +48,11 @@ class Augmenter:
         self._training = opening.phase is Phase.TRAIN
         self._transformer = transformer
         self._name = name
+        self._jitter = jitter
+
+    def resizing_of(self, index: int) -> float:
+        """Return the number that draws the size of an item, or of a group of items."""
+        return float(self._numbers("resizing", index, 1)[0])
 
     def _numbers(self, purpose: str, position: int, count: int) -> NDArray[np.float64]:
         """Return numbers in 0..1 for an item."""
@@ -50,11 +60,11 @@ class Augmenter:
         return self._random.below(_STEPS, purpose, items) / _STEPS
 
     def changed(
-        self, stored: NDArray[Any], objects: Objects, position: int
+        self, stored: NDArray[Any], objects: Objects, position: int, resizing: float = 0.0
     ) -> tuple[NDArray[Any], Objects]:
         """Return an image (C, H, W) as (H, W, C) with its objects, ready for its window."""
         try:
-            self._param.infer(BlobType(stored.shape))
+            self._param.infer(BlobType(stored.shape), resizing)
         except Refusal as refusal:
             raise fail(
                 refusal.what,
@@ -63,7 +73,7 @@ class Augmenter:
                 hint=refusal.hint,
             ) from refusal
         image = np.ascontiguousarray(stored.transpose(1, 2, 0))
-        param = self._param
+        param, resize = self._param, self._param.resize(resizing)
         if (param.distort_param or param.noise_param) and image.dtype != np.uint8:
             raise fail(
                 "distort_param and noise_param change bytes, not other numbers",
@@ -74,17 +84,19 @@ class Augmenter:
             numbers = self._numbers("distort", position, augment.DISTORT_NUMBERS)
             image = augment.distort(image, param.distort_param, numbers)
         image, objects = self._expanded(image, objects, position)
-        image, objects = self._sampled(image, objects, position)
-        if param.resize_param:
+        image, objects = self._sampled(image, objects, position, resize)
+        if resize:
             height, width = image.shape[:2]
-            boxes = augment.resized_boxes(objects[:, 3:7], param.resize_param, height, width)
+            boxes = augment.resized_boxes(objects[:, 3:7], resize, height, width)
             objects[:, 3:7] = boxes
             number = float(self._numbers("interpolation", position, 1)[0])
-            image = augment.resize(image, param.resize_param, number)
-        if param.noise_param:
+            turn = float(self._numbers("angle", position, 1)[0])
+            image = augment.resize(image, resize, number, turn)
+        noise = param.noise(float(self._numbers("noise", position, 1)[0]))
+        if noise:
             image = augment.add_noise(
                 image,
-                param.noise_param,
+                noise.drawn(self._numbers("effects", position, len(EFFECTS)).tolist()),
                 lambda n: (
                     self._numbers("noise column", position, n),
                     self._numbers("noise row", position, n),
@@ -108,9 +120,14 @@ class Augmenter:
         return canvas, self._projected(objects, part)
 
     def _sampled(
-        self, image: NDArray[Any], objects: Objects, position: int
+        self, image: NDArray[Any], objects: Objects, position: int, resize: ResizeParam | None
     ) -> tuple[NDArray[Any], Objects]:
         """Return one of the patches that the samplers find, the whole image if they find none."""
+        if self._jitter and not self._samplers:
+            fitted = resize is not None and resize.resize_mode is ResizeMode.FIT_LARGE_SIZE_AND_PAD
+            numbers = self._numbers("jitter", position, augment.JITTER_NUMBERS).tolist()
+            part = augment.jittered(self._jitter, fitted, numbers)
+            return augment.crop(image, part), self._projected(objects, part)
         found = [
             augment.patches(
                 sampler,
@@ -134,7 +151,12 @@ class Augmenter:
         return objects
 
     def windowed(
-        self, image: NDArray[Any], objects: Objects, position: int, out: NDArray[np.float32]
+        self,
+        image: NDArray[Any],
+        objects: Objects,
+        position: int,
+        out: NDArray[np.float32],
+        resizing: float = 0.0,
     ) -> Objects:
         """Transform the window of an image into `out` (1, C, H, W); return its objects."""
         height, width = image.shape[:2]
@@ -163,7 +185,37 @@ class Augmenter:
         boxes = objects[:, 3:7]
         if mirrored:
             boxes = augment.mirrored_boxes(boxes)
-        if self._param.resize_param:
-            boxes = augment.rescaled_boxes(boxes, self._param.resize_param, (rows, columns))
+        if resize := self._param.resize(resizing):
+            boxes = augment.rescaled_boxes(boxes, resize, (rows, columns))
         objects[:, 3:7] = boxes
         return objects
+
+    def batch(
+        self,
+        stored: Callable[[int], NDArray[Any]],
+        position: int,
+        count: int,
+        n_tops: int,
+        reuse: Batch,
+    ) -> Batch:
+        """Return a batch of images without objects; the labels of a second top are left open.
+
+        `stored(i)` is the image (C, H, W) that is number i of those from `position` on.
+        """
+        none = np.empty((0, OBJECT))
+
+        def changed(i: int) -> NDArray[Any]:
+            resizing = self.resizing_of(position + i)
+            return self.changed(stored(i), none, position + i, resizing)[0]
+
+        first = changed(0)
+        height, width, channels = first.shape
+        window = self._param.window
+        shape = (count, channels, window[0] or height, window[1] or width)
+        batch = arrays_for((shape, (count,))[:n_tops], reuse)
+
+        def place(i: int) -> None:
+            self.windowed(changed(i) if i else first, none, position + i, batch[0][i : i + 1])
+
+        workers().run(place, count)
+        return batch

@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from netc.data.augmenting import Augmenter
 from netc.data.images import ImageSource, assume_image, decode
 from netc.data.source import Batch, DataAbsent, Item, Opening, locate_setting
 from netc.data.transform import Image
 from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, Database
+from netc.layers.types import BlobType
 from netc.schema import netc_pb2
 
 
@@ -35,16 +37,48 @@ class DatumSource(ImageSource):
         except BaseException:
             self._records.close()
             raise
+        self._param = layer.transform_param
+        self._augmenter = Augmenter(self._param, (), opening, self._transformer, self._name)
 
     @staticmethod
     def assume(layer: Data, opening: Opening) -> Item | None:
         """Return what the settings tell about the images of an absent database."""
-        color = layer.decodes_color
-        return assume_image(layer, opening, None if color is None else 3 if color else 1, 0, 0)
+        color, param = layer.decodes_color, layer.transform_param
+        channels = None if color is None else 3 if color else 1
+        size, why = param.window, "crop_h, crop_w"
+        if resize := param.resize(0):
+            size, why = (resize.height, resize.width), "resize_param"
+        elif param.crop_size or not all(size):
+            return assume_image(layer, opening, channels, 0, 0)
+        several = len(param.mean_value)
+        image = BlobType((channels or (several if several > 1 else 3), *size))
+        return Item((image,), f"images of shape {image} are assumed, from {why}")
+
+    def item(self) -> tuple[BlobType, ...]:
+        """Return the type of the first image, before its changes."""
+        image = BlobType(self._image(0).shape)
+        self._param.infer(image)
+        self._transformer.infer(self._param.resized(image))
+        return (image,)
 
     def load(self, position: int, count: int, reuse: Batch) -> Batch:
         """Return the batch that begins at a position."""
         datums = self._datums(position, count)
+        batch = self._images(datums, position, count, reuse)
+        if len(batch) > 1:
+            batch[1][:] = [datum.label for datum in datums]
+        return batch
+
+    def _images(
+        self, datums: Sequence[netc_pb2.Datum], position: int, count: int, reuse: Batch
+    ) -> Batch:
+        """Return the batch of some records, without their labels."""
+
+        def decoded(i: int) -> Image:
+            return self._decoded(datums[i], position + i)
+
+        if self._param.changes:
+            return self._augmenter.batch(decoded, position, count, len(self._layer.top), reuse)
         pixels = [datum.data for datum in datums]
         first = datums[0]
         shape = (first.channels, first.height, first.width)
@@ -58,14 +92,8 @@ class DatumSource(ImageSource):
         if raw:
             self._check_color(shape[0], position)
             images = np.frombuffer(b"".join(pixels), np.uint8).reshape(count, *shape)
-            batch = self._transform_all(images, position, reuse)
-        else:
-            batch = self._transform_each(
-                lambda i: self._decoded(datums[i], position + i), position, count, reuse
-            )
-        if len(batch) > 1:
-            batch[1][:] = [datum.label for datum in datums]
-        return batch
+            return self._transform_all(images, position, reuse)
+        return self._transform_each(decoded, position, count, reuse)
 
     def close(self) -> None:
         """Let go of the database."""

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from netc.data.augmenting import Augmenter
 from netc.data.images import ImageSource, opencv, planes
-from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for, locate_setting
-from netc.data.workers import workers
+from netc.data.source import Batch, DataAbsent, Item, Opening, locate_setting
 from netc.errors import NetcError, Span, fail
-from netc.layers.annotated import OBJECT
 from netc.layers.types import BlobType, Refusal
 from netc.layers.video import VideoData, VideoType
 
@@ -71,15 +69,9 @@ class VideoSource(ImageSource):
         """Return the batch that begins at a position. Labels, which frames do not have, are 0."""
         # Frames come one after the other; what is done to them can be done side by side.
         frames = [self._image(position + i) for i in range(count)]
-        shape = self._param.infer(BlobType(frames[0].shape)).shape
-        shapes = ((count, *shape), (count,))[: len(self._layer.top)]
-        batch = arrays_for(shapes, reuse)
-
-        def place(i: int) -> None:
-            image, none = self._augmenter.changed(frames[i], np.empty((0, OBJECT)), position + i)
-            self._augmenter.windowed(image, none, position + i, batch[0][i : i + 1])
-
-        workers().run(place, count)
+        batch = self._augmenter.batch(
+            frames.__getitem__, position, count, len(self._layer.top), reuse
+        )
         for labels in batch[1:]:
             labels[...] = 0
         return batch

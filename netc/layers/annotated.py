@@ -11,8 +11,13 @@ from typing import ClassVar
 
 from netc.layers.data import Data
 from netc.layers.registry import layer
-from netc.layers.transform import ImageTransform, ResizeMode
+from netc.layers.transform import ImageTransform
 from netc.layers.types import BlobType, Refusal, Signature
+
+# How many boxes an image may have in the form that YOLO's losses read, and the values of one.
+YOLO_BOXES, YOLO_BOX = 300, 5
+# What the forks that train YOLO cut off at most, as a fraction of a side, where nothing is said.
+_YOLO_JITTER = 0.3
 
 # The values of one object: image, class, instance, xmin, ymin, xmax, ymax, difficult.
 OBJECT = 8
@@ -98,6 +103,14 @@ class AnnotatedData(Data):
     rows that are left over hold -1. (The fork's G is another for each batch.) With records that
     have no annotation type, and no `anno_type`, the second top is (N,), the label of the `Datum`.
 
+    With `yolo_data_type: 1` the objects are (N, 1, 300, 5), as YOLO's losses want them: class - 1,
+    centre x and y, width and height; rows that are left over hold 0. Without `train_diffcult` those
+    that are difficult are left out. Where there is no batch sampler, up to `yolo_data_jitter` of
+    each side is cut off at random (0.3 by default with `yolo_data_type: 1`, else nothing).
+
+    Of several `resize_param` another one is drawn every 10 batches, by their `prob`; the shapes
+    told beforehand are those of the first.
+
     Each image is changed at random as `transform_param` and `batch_sampler` say, and its boxes
     alike; objects that this cuts off are left out. The fork compresses the image anew, as JPEG,
     after each step; netc does not. `label_map_file` is read, but not needed here.
@@ -108,21 +121,51 @@ class AnnotatedData(Data):
     batch_sampler: tuple[BatchSampler, ...] = ()
     label_map_file: str = ""
     anno_type: AnnotationType | None = None
+    yolo_data_type: int = 0
+    yolo_data_jitter: float | None = None
+    train_diffcult: bool = True
 
     beside: ClassVar[tuple[BlobType, ...]] = (BlobType((1, OBJECT)),)
     message: ClassVar[str] = "data_param"
+    shares_resizing: ClassVar[bool] = True
+
+    @property
+    def yolo(self) -> bool:
+        """Whether objects have the form that YOLO's losses read."""
+        return self.yolo_data_type == 1
+
+    @property
+    def jitter(self) -> float:
+        """What may be cut off at most, as a fraction of a side."""
+        if self.yolo_data_jitter is None:
+            return _YOLO_JITTER if self.yolo else 0.0
+        return self.yolo_data_jitter
 
     def check(self) -> None:
         super().check()
+        if self.yolo_data_type not in (0, 1):
+            raise Refusal(
+                "there is no such form of objects",
+                expected="yolo_data_type: 0, rows for SSD, or 1, rows for YOLO",
+                got=f"yolo_data_type {self.yolo_data_type}",
+                setting="yolo_data_type",
+            )
+        if not 0 <= self.jitter < 1:
+            raise Refusal(
+                "yolo_data_jitter is no fraction of a side",
+                expected="0 <= yolo_data_jitter < 1",
+                got=f"yolo_data_jitter {self.jitter:g}",
+                setting="yolo_data_jitter",
+            )
         for batch_sampler in self.batch_sampler:
             batch_sampler.sampler.check()
-        resize = self.transform_param.resize_param
-        if resize and resize.resize_mode is ResizeMode.FIT_SMALL_SIZE and self.batch_size > 1:
+        resizes = self.transform_param.resize_param
+        if any(resize.max_angle for resize in resizes):
             raise Refusal(
-                "FIT_SMALL_SIZE makes images of different sizes, which no batch can hold",
-                expected="batch_size: 1, or another resize_mode",
-                got=f"batch_size {self.batch_size}",
-                setting="batch_size",
+                "max_angle turns images, but not the boxes of their objects",
+                expected="a resize_param without max_angle",
+                got=f"max_angle {max(resize.max_angle for resize in resizes):g}",
+                setting="resize_param",
             )
 
     def infer(self, *bottoms: BlobType) -> Signature:
@@ -130,7 +173,11 @@ class AnnotatedData(Data):
         n = self.batch_size
         tops = [BlobType((n, *self.transform_param.infer(bottoms[0]).shape))]
         if len(bottoms) > 1:
-            tops.append(BlobType((1, 1, n * bottoms[1].shape[0], OBJECT)))
+            tops.append(BlobType(self.labels(n, bottoms[1].shape[0])))
         else:
             tops.append(BlobType((n,)))
         return Signature(tuple(tops[: len(self.top)]))
+
+    def labels(self, n: int, most: int) -> tuple[int, ...]:
+        """Return the shape of the objects of n images that have at most `most` each."""
+        return (n, 1, YOLO_BOXES, YOLO_BOX) if self.yolo else (1, 1, n * most, OBJECT)

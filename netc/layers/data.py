@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.registry import layer
-from netc.layers.transform import TransformParam
+from netc.layers.transform import ImageTransform, ResizeMode, TransformParam
 from netc.layers.types import (
     Arity,
     BlobType,
@@ -93,13 +93,20 @@ class Data(ImageReader):
     `rand_skip` starts the first pass after a random number of items below it, as the schema says
     (BVLC Caffe 1.0 itself no longer looks at it). `prefetch` is how many batches are read ahead.
     `force_encoded_color` is the older form of the transformation's `force_color`.
+
+    With the fields of forks in `transform_param`, images are changed at random as those of
+    AnnotatedData are; here each image draws its own `resize_param` where there are several.
     """
 
+    transform_param: ImageTransform = field(default_factory=ImageTransform)
     backend: Database = Database.LEVELDB
     force_encoded_color: bool = False
     prefetch: int = 4
 
     message: ClassVar[str] = "data_param"
+
+    #: All images of a batch get the same one of several `resize_param`.
+    shares_resizing: ClassVar[bool] = False
 
     def check(self) -> None:
         super().check()
@@ -110,12 +117,35 @@ class Data(ImageReader):
                 got=self.prefetch,
                 setting="prefetch",
             )
+        self._check_sizes()
         if self.force_encoded_color and self.transform_param.force_gray:
             raise Refusal(
                 "force_encoded_color and force_gray exclude each other",
                 expected="one of them",
                 got="both",
                 setting="force_encoded_color",
+            )
+
+    def _check_sizes(self) -> None:
+        """Refuse a resizing that leaves the images of a batch in several sizes."""
+        param, shared = self.transform_param, self.shares_resizing
+        if self.batch_size == 1 or (all(param.window) and not shared):
+            return
+        if any(resize.resize_mode is ResizeMode.FIT_SMALL_SIZE for resize in param.resize_param):
+            raise Refusal(
+                "FIT_SMALL_SIZE makes images of different sizes, which no batch can hold",
+                expected="batch_size: 1, or another resize_mode"
+                + ("" if shared else ", or a crop_size"),
+                got=f"batch_size {self.batch_size}",
+                setting="batch_size",
+            )
+        sizes = dict.fromkeys((resize.height, resize.width) for resize in param.resize_param)
+        if len(sizes) > 1 and not shared:
+            raise Refusal(
+                "each image draws its own resize_param, and a batch has one size",
+                expected="the same height and width in all of them, a crop_size, or batch_size: 1",
+                got=", ".join(f"{height} x {width}" for height, width in sizes),
+                setting="resize_param",
             )
 
     @property

@@ -6,9 +6,15 @@ The reading, and the changes themselves, are in `netc.data`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from netc.layers.types import BlobType, Refusal
+
+# By how much the chances of several messages may miss 1, as in the forks.
+_PROB_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,9 @@ class InterpMode(enum.Enum):
 class ResizeParam:
     """A `resize_param` message of SSD. One of the `interp_mode` is drawn; LINEAR without any.
 
-    `prob` is read, but the fork resizes every image all the same, and so does netc.
-    `height_scale` and `width_scale` are the size that boxes are told for, if it is another.
+    `prob` is the chance of this message among several; the forks resize with one alone whatever its
+    `prob`, and so does netc. `height_scale` and `width_scale` are the size that boxes are told for,
+    if it is another. Before that the image is turned by an angle within +-`max_angle` degrees.
     """
 
     prob: float = 1.0
@@ -116,6 +123,40 @@ class ResizeParam:
     pad_mode: PadMode = PadMode.CONSTANT
     pad_value: tuple[float, ...] = ()
     interp_mode: tuple[InterpMode, ...] = ()
+    max_angle: float = 0.0
+    center_object: bool = False
+
+    def check(self) -> None:
+        """Raise `Refusal` for what cannot be done to an image."""
+        if not (self.height and self.width):
+            raise Refusal(
+                "resize_param names no size",
+                expected="height > 0 and width > 0",
+                got=f"height {self.height}, width {self.width}",
+                setting="resize_param",
+            )
+        if not 0 <= self.prob <= 1:
+            raise Refusal(
+                "the prob of resize_param is no probability",
+                expected="0 <= prob <= 1",
+                got=f"prob {self.prob:g}",
+                setting="resize_param",
+            )
+        if not 0 <= self.max_angle <= 180:
+            raise Refusal(
+                "max_angle is no angle",
+                expected="0 <= max_angle <= 180, in degrees",
+                got=f"max_angle {self.max_angle:g}",
+                setting="resize_param",
+            )
+        if self.center_object:
+            raise Refusal(
+                "netc does not look for the object of an image",
+                expected="center_object: false",
+                got="center_object: true",
+                hint="cut the images out when the database is made",
+                setting="resize_param",
+            )
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width that an image of some size gets."""
@@ -166,6 +207,8 @@ class DistortionParam:
 
     A brightness within +-delta is added, the contrast is a factor, and so is the saturation, of
     HSV; a hue within +-delta is added, in OpenCV's units of two degrees; channels are shuffled.
+    In the form of some forks, `prob` is the probability of each change that is named (`hue: true`),
+    or, with `all_effects`, of every one.
     """
 
     brightness_prob: float = 0.0
@@ -179,11 +222,23 @@ class DistortionParam:
     saturation_lower: float = 0.0
     saturation_upper: float = 0.0
     random_order_prob: float = 0.0
+    prob: float = 0.0
+    brightness: bool = False
+    contrast: bool = False
+    hue: bool = False
+    saturation: bool = False
+    random_order: bool = False
+    all_effects: bool = False
+
+    def chance(self, change: str) -> float:
+        """Return the probability of a change: "hue"."""
+        own: float = getattr(self, f"{change}_prob")
+        return max(own, self.prob if self.all_effects or getattr(self, change) else 0.0)
 
     @property
     def needs_color(self) -> bool:
         """Whether some change is one that only images of three channels can undergo."""
-        return max(self.hue_prob, self.saturation_prob, self.random_order_prob) > 0
+        return max(map(self.chance, ("hue", "saturation", "random_order"))) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +253,10 @@ class SaltPepperParam:
 class NoiseParam:
     """A `noise_param` message: what is done to every image, in the order of the fork.
 
-    `prob` is read, but the fork does it to all images, and so does netc. `convert_to_lab` makes
-    pixels that are no bytes, at which the fork stops: it is refused.
+    `prob` is the chance of this message among several; with one alone the fork does it to all
+    images, and so does netc. `convert_to_lab` makes pixels that are no bytes, at which the fork
+    stops: it is refused. With `all_effects`, of another fork, each of the others is done with the
+    probability `prob`.
     """
 
     prob: float = 0.0
@@ -215,11 +272,41 @@ class NoiseParam:
     clahe: bool = False
     convert_to_hsv: bool = False
     convert_to_lab: bool = False
+    all_effects: bool = False
 
     @property
     def needs_color(self) -> bool:
         """Whether something is done that only images of three channels can undergo."""
-        return self.decolorize or self.convert_to_hsv
+        return self.decolorize or self.convert_to_hsv or (self.all_effects and self.prob > 0)
+
+    def drawn(self, numbers: Sequence[float]) -> NoiseParam:
+        """Return what is done to one image, given a number in 0..1 for each of `EFFECTS`."""
+        if not self.all_effects:
+            return self
+        done: dict[str, Any] = {
+            name: number < self.prob for name, number in zip(EFFECTS, numbers, strict=True)
+        }
+        return replace(self, all_effects=False, **done)
+
+
+#: What `all_effects` of a `noise_param` stands for.
+EFFECTS = (
+    "decolorize",
+    "gauss_blur",
+    "hist_eq",
+    "clahe",
+    "erode",
+    "posterize",
+    "inverse",
+    "saltpepper",
+    "convert_to_hsv",
+)
+
+
+def _draw(policies: Sequence[ResizeParam] | Sequence[NoiseParam], number: float) -> int:
+    """Return which of several messages a number in 0..1 stands for, by their `prob`."""
+    sums = list(itertools.accumulate(policy.prob for policy in policies))
+    return next((i for i, end in enumerate(sums) if number * sums[-1] < end), len(sums) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,28 +314,40 @@ class ImageTransform(TransformParam):
     """A `transform_param` message with the fields of SSD.
 
     In this order: `distort_param`, `expand_param`, the patch of a batch sampler, `resize_param`,
-    `noise_param`, a window of `crop_size` (or `crop_h` by `crop_w`), `mirror`, mean and scale.
+    `noise_param`, a window of `crop_size` (or `crop_h` by `crop_w`), `mirror`, mean and scale. Of
+    several `resize_param` or `noise_param` one is drawn; their `prob` add up to 1.
     """
 
-    resize_param: ResizeParam | None = None
-    noise_param: NoiseParam | None = None
+    resize_param: tuple[ResizeParam, ...] = ()
+    noise_param: tuple[NoiseParam, ...] = ()
     distort_param: DistortionParam | None = None
     expand_param: ExpansionParam | None = None
     emit_constraint: EmitConstraint | None = None
     crop_h: int = 0
     crop_w: int = 0
 
+    @property
+    def changes(self) -> bool:
+        """Whether more is done to images than `TransformParam` says."""
+        changes = self.resize_param, self.noise_param, self.distort_param, self.expand_param
+        return any(changes) or (any(self.window) and not self.crop_size)
+
+    def resize(self, number: float) -> ResizeParam | None:
+        """Return the `resize_param` that a number in 0..1 draws; None where there is none."""
+        return self.resize_param[_draw(self.resize_param, number)] if self.resize_param else None
+
+    def noise(self, number: float) -> NoiseParam | None:
+        """Return the `noise_param` that a number in 0..1 draws; None where there is none."""
+        return self.noise_param[_draw(self.noise_param, number)] if self.noise_param else None
+
     def check(self) -> None:
         """Raise `Refusal` for settings that exclude each other or mean nothing."""
         TransformParam.check(self)
-        resize, expand, noise = self.resize_param, self.expand_param, self.noise_param
-        if resize and not (resize.height and resize.width):
-            raise Refusal(
-                "resize_param names no size",
-                expected="height > 0 and width > 0",
-                got=f"height {resize.height}, width {resize.width}",
-                setting="resize_param",
-            )
+        expand = self.expand_param
+        for resize in self.resize_param:
+            resize.check()
+        self._check_chances("resize_param", self.resize_param)
+        self._check_chances("noise_param", self.noise_param)
         if expand and expand.max_expand_ratio <= 1:
             raise Refusal(
                 "max_expand_ratio does not expand",
@@ -264,7 +363,7 @@ class ImageTransform(TransformParam):
                 got=f"mean_file '{self.mean_file}'",
                 setting="mean_file",
             )
-        if noise and noise.convert_to_lab:
+        if any(noise.convert_to_lab for noise in self.noise_param):
             raise Refusal(
                 "convert_to_lab makes pixels that are no bytes",
                 expected="a noise_param without convert_to_lab",
@@ -273,6 +372,19 @@ class ImageTransform(TransformParam):
             )
         if self.distort_param:
             self._check_distortion(self.distort_param)
+
+    @staticmethod
+    def _check_chances(
+        setting: str, policies: Sequence[ResizeParam] | Sequence[NoiseParam]
+    ) -> None:
+        whole = sum(policy.prob for policy in policies)
+        if len(policies) > 1 and abs(whole - 1) > _PROB_TOLERANCE:
+            raise Refusal(
+                f"the prob of several {setting} do not add up to 1",
+                expected=f"prob of {len(policies)} {setting} with the sum 1",
+                got=f"the sum {whole:g}",
+                setting=f"{setting}.{len(policies) - 1}",
+            )
 
     @staticmethod
     def _check_distortion(param: DistortionParam) -> None:
@@ -296,20 +408,24 @@ class ImageTransform(TransformParam):
         """Height and width of the window that is cut out; 0 for all of it."""
         return (self.crop_size, self.crop_size) if self.crop_size else (self.crop_h, self.crop_w)
 
-    def resized(self, image: BlobType) -> BlobType:
-        """Return the shape of an image (C, H, W) after the resizing."""
+    def resized(self, image: BlobType, number: float = 0.0) -> BlobType:
+        """Return the shape of an image (C, H, W) after the resizing that a number draws."""
         channels, height, width = image.shape
-        if not self.resize_param:
-            return image
-        return BlobType((channels, *self.resize_param.size(height, width)))
+        resize = self.resize(number)
+        return BlobType((channels, *resize.size(height, width))) if resize else image
 
-    def infer(self, image: BlobType) -> BlobType:
-        """Return the shape of a transformed image (C, H, W); refuse one that does not suit."""
-        resized = self.resized(image)
+    def infer(self, image: BlobType, number: float = 0.0) -> BlobType:
+        """Return the shape of a transformed image (C, H, W); refuse one that does not suit.
+
+        `number` in 0..1 draws its resizing, where there are several.
+        """
+        resized = self.resized(image, number)
         channels, height, width = resized.shape
-        for setting in ("distort_param", "noise_param"):
-            changes = getattr(self, setting)
-            if changes and changes.needs_color and channels != 3:
+        for setting, changes in (
+            ("distort_param", (self.distort_param,) if self.distort_param else ()),
+            ("noise_param", self.noise_param),
+        ):
+            if any(change.needs_color for change in changes) and channels != 3:
                 raise Refusal(
                     f"{setting} changes what only colour images have",
                     expected="images of 3 channels",
@@ -317,14 +433,14 @@ class ImageTransform(TransformParam):
                     hint="force_color: true makes 3 channels of encoded images",
                     setting=setting,
                 )
-        values = self.resize_param.pad_value if self.resize_param else ()
-        if len(values) not in (0, 1, channels):
-            raise Refusal(
-                "the number of pad values does not match the images",
-                expected=f"1 pad_value, or {channels}: one for each channel",
-                got=f"{len(values)} pad_value, images of shape {image}",
-                setting="resize_param",
-            )
+        for resize in self.resize_param:
+            if len(resize.pad_value) not in (0, 1, channels):
+                raise Refusal(
+                    "the number of pad values does not match the images",
+                    expected=f"1 pad_value, or {channels}: one for each channel",
+                    got=f"{len(resize.pad_value)} pad_value, images of shape {image}",
+                    setting="resize_param",
+                )
         # Its own crop is a square: the check of the means is what is wanted here.
         TransformParam.infer(
             TransformParam(mean_value=self.mean_value, crop_size=self.crop_size), resized

@@ -69,6 +69,6 @@ class VideoData(ImageReader):
 
     def frame(self) -> BlobType | None:
         """Return the type of a frame that is brought to one size; None where none is given."""
-        resize = self.transform_param.resize_param
+        resize = self.transform_param.resize(0)
         size = (resize.height, resize.width) if resize else self.transform_param.window
         return BlobType((3, *size)) if all(size) else None

@@ -9,8 +9,9 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from netc.data import Feed, probe
-from netc.data.annotated import count_objects
+from netc.data.annotated import AnnotatedSource, count_objects
 from netc.data.feed import Cursor
+from netc.data.source import Opening
 from netc.errors import NetcError
 from netc.layers.annotated import (
     AnnotatedData,
@@ -149,7 +150,7 @@ def test_resized_and_padded(make_database: MakeDatabase, open_layer: OpenLayer) 
         (ResizeMode.FIT_LARGE_SIZE_AND_PAD, [0.25, 0.375, 0.75, 0.625]),
     ):
         resize = ResizeParam(resize_mode=mode, height=40, width=40, pad_value=(9,))
-        ((data, labels),) = batches(open_layer(layer_of(source, 1, resize_param=resize)), 1)
+        ((data, labels),) = batches(open_layer(layer_of(source, 1, resize_param=(resize,))), 1)
         assert data.shape == (1, 3, 40, 40)
         (row,) = rows(labels)
         assert row[3:7] == want
@@ -166,7 +167,7 @@ def test_images_that_fit_the_smaller_side(
         record(raw(pixels(3, *size)), [A]).SerializeToString() for size in ((10, 20), (20, 10))
     )
     resize = ResizeParam(resize_mode=ResizeMode.FIT_SMALL_SIZE, height=30, width=30)
-    feed = open_layer(layer_of(source, 1, resize_param=resize))
+    feed = open_layer(layer_of(source, 1, resize_param=(resize,)))
     assert [data.shape[2:] for data, _ in batches(feed, 2)] == [(30, 60), (60, 30)]
 
 
@@ -177,9 +178,11 @@ def changing(source: str, batch_size: int = 2) -> AnnotatedData:
         batch_size,
         mirror=True,
         mean_value=(100,),
-        resize_param=ResizeParam(height=12, width=10),
-        noise_param=NoiseParam(
-            saltpepper=True, saltpepper_param=SaltPepperParam(0.05, (255,)), hist_eq=True
+        resize_param=(ResizeParam(height=12, width=10),),
+        noise_param=(
+            NoiseParam(
+                saltpepper=True, saltpepper_param=SaltPepperParam(0.05, (255,)), hist_eq=True
+            ),
         ),
         distort_param=DistortionParam(0.5, 32, 0.5, 0.5, 1.5, 0.5, 18, 0.5, 0.5, 1.5, 0.5),
         expand_param=ExpansionParam(0.5, 3),
@@ -240,7 +243,7 @@ def test_a_patch_holds_what_its_boxes_say(
         source,
         1,
         mirror=True,
-        resize_param=ResizeParam(height=128, width=128),
+        resize_param=(ResizeParam(height=128, width=128),),
         expand_param=ExpansionParam(0.7, 2),
         batch_sampler=(BatchSampler(True, Sampler(0.4, 1, 0.7, 1.5), max_sample=1),),
     )
@@ -278,7 +281,7 @@ def test_pixels_that_are_no_bytes(make_database: MakeDatabase, open_layer: OpenL
     source = make_database([record(raw(image), [A]).SerializeToString()])
     ((data, _),) = batches(open_layer(layer_of(source, 1)), 1)
     np.testing.assert_array_equal(data[0], image)
-    noisy = layer_of(source, 1, noise_param=NoiseParam(inverse=True))
+    noisy = layer_of(source, 1, noise_param=(NoiseParam(inverse=True),))
     with pytest.raises(NetcError, match="change bytes"):
         batches(open_layer(noisy), 1)
 
@@ -293,7 +296,7 @@ def test_images_of_several_sizes_want_a_resize(
         batches(open_layer(layer_of(source, 2)), 1)
     assert "key '00000001'" in error.value.problems[0].got
     assert "resize_param" in error.value.problems[0].hint
-    resized = layer_of(source, 2, resize_param=ResizeParam(height=6, width=6))
+    resized = layer_of(source, 2, resize_param=(ResizeParam(height=6, width=6),))
     assert batches(open_layer(resized), 1)[0][0].shape == (2, 3, 6, 6)
 
 
@@ -305,7 +308,7 @@ def test_a_database_of_plain_images(make_database: MakeDatabase) -> None:
 
 
 def test_absent_data_is_assumed() -> None:
-    layer = layer_of("nowhere", resize_param=ResizeParam(height=30, width=40))
+    layer = layer_of("nowhere", resize_param=(ResizeParam(height=30, width=40),))
     item = probe(layer, assume=True)
     assert item.types == (BlobType((3, 30, 40)), BlobType((1, 8)))
     assert "resize_param" in item.assumed
@@ -320,7 +323,7 @@ def test_a_mean_file_fits_resized_images(database: str, tmp_path: Any) -> None:
     mean.shape.dim.extend((3, 12, 10))
     (tmp_path / "mean").write_bytes(mean.SerializeToString())
     resize = ResizeParam(height=12, width=10)
-    fits = layer_of(database, mean_file=str(tmp_path / "mean"), resize_param=resize)
+    fits = layer_of(database, mean_file=str(tmp_path / "mean"), resize_param=(resize,))
     assert probe(fits).types[0] == BlobType((3, 8, 16))
     with pytest.raises(Refusal, match="mean file has another shape"):
         probe(layer_of(database, mean_file=str(tmp_path / "mean")))
@@ -344,3 +347,59 @@ def test_objects_are_counted_without_reading_the_image(objects: list[Object]) ->
         count_objects(content[: len(content) - 1] if objects else content[:-3])
     with pytest.raises(DecodeError):
         count_objects(b"\x0b")
+
+
+# -- several sizes, and what YOLO's losses read ----------------------------------------------------
+
+
+def test_a_size_is_drawn_for_ten_batches(database: str, open_layer: OpenLayer) -> None:
+    sizes = ((8, 16), (12, 12), (4, 6))
+    resizes = tuple(ResizeParam(prob=p, height=h, width=w) for p, (h, w) in zip(
+        (0.25, 0.5, 0.25), sizes, strict=True
+    ))  # fmt: skip
+    layer = layer_of(database, resize_param=resizes)
+    signature = layer.infer(*probe(layer).types)
+    assert signature.tops[0] == BlobType((2, 3, 8, 16))  # the first, until data comes
+    source = AnnotatedSource(layer, Opening(name="data", phase=Phase.TRAIN))
+    shapes = [source.load(2 * i, 2, ())[0].shape[2:] for i in range(200)]
+    source.close()
+    tens = [set(shapes[i : i + 10]) for i in range(0, 200, 10)]
+    assert all(len(ten) == 1 for ten in tens)
+    assert set.union(*tens) == set(sizes)
+
+
+def test_boxes_for_yolo(database: str, open_layer: OpenLayer) -> None:
+    layer = replace(layer_of(database, 3), yolo_data_type=1, yolo_data_jitter=0.0)
+    ((_, labels),) = batches(open_layer(layer), 1)
+    assert labels.shape == (3, 1, 300, 5)
+    assert labels[0, 0, 0].tolist() == [0, 0.375, 0.375, 0.25, 0.25]
+    assert labels[2, 0, :3].tolist() == [
+        [0, 0.375, 0.375, 0.25, 0.25],
+        [6, 0.75, 0.4375, 0.5, 0.625],
+        [6, 0.0625, 0.0625, 0.125, 0.125],
+    ]
+    assert not labels[0, 0, 1:].any()
+    assert not labels[1].any()
+    easy = replace(layer, train_diffcult=False)
+    ((_, labels),) = batches(open_layer(easy), 1)
+    assert labels[2, 0, :3, 0].tolist() == [0, 6, 0]  # B is difficult
+    assert labels[2, 0, 1].tolist() == [6, 0.0625, 0.0625, 0.125, 0.125]
+
+
+def test_sides_are_cut_off_at_random(database: str, open_layer: OpenLayer) -> None:
+    resize = (ResizeParam(height=8, width=16),)
+    base = layer_of(database, 1, resize_param=resize)
+    for layer, changes in (
+        (base, False),
+        (replace(base, yolo_data_type=1), True),
+        (replace(base, yolo_data_jitter=0.5), True),
+        (replace(base, yolo_data_type=1, yolo_data_jitter=0.0), False),
+        (replace(base, yolo_data_jitter=0.5, batch_sampler=(BatchSampler(),)), False),
+    ):
+        found = [data for data, _ in batches(open_layer(layer, Phase.TRAIN), 30)]
+        as_they_are = [
+            np.array_equal(data[0], IMAGES[i % 3].astype(np.float32))
+            for i, data in enumerate(found)
+        ]
+        assert all(as_they_are) is not changes
+        assert any(as_they_are)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from netc.data import augment
 from netc.layers.annotated import BatchSampler, SampleConstraint, Sampler
 from netc.layers.transform import (
+    EFFECTS,
     DistortionParam,
     EmitConstraint,
     EmitType,
@@ -302,3 +304,63 @@ def test_noise_keeps_the_shape(channels: int) -> None:
         assert (changed.shape, changed.dtype) == (image.shape, np.uint8)
         assert (changed != image).any()
     assert noisy(image, jpeg=50.0).shape == image.shape
+
+
+def test_turned_by_an_angle_within_the_limit() -> None:
+    """An image whose left half is bright: a quarter turn puts that half at the bottom or the top.
+
+    OpenCV turns counter-clockwise for positive angles.
+    """
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[:, :20] = 255
+    param = ResizeParam(height=41, width=41, max_angle=90)
+    straight, left, right = (augment.resize(image, param, 0.5, turn) for turn in (0.5, 1.0, 0.0))
+    np.testing.assert_array_equal(straight, image)
+    assert left[30:, 5:35].min() == 255
+    assert left[:10, 5:35].max() == 0
+    assert right[:10, 5:35].min() == 255
+    assert right[30:, 5:35].max() == 0
+    still = augment.resize(image, ResizeParam(height=41, width=41), 0.5, 1.0)
+    np.testing.assert_array_equal(still, image)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "size"),
+    [
+        ((0.19, 0.0, 0.0, 0.5, 0.5), (1.0, 1.0)),
+        ((0.2, 0.0, 0.5, 0.5, 0.5), (0.8, 0.9)),
+        ((0.4, 0.0, 0.5, 0.0, 1.0), (0.6, 0.8)),
+    ],
+)
+def test_what_jitter_leaves(numbers: tuple[float, ...], size: tuple[float, float]) -> None:
+    part = augment.jittered(0.4, False, numbers)
+    np.testing.assert_allclose(part[2:] - part[:2], size)
+    np.testing.assert_allclose(part[:2], np.array(numbers[3:]) * (1 - np.array(size)))
+    fitted = augment.jittered(0.4, True, numbers)
+    np.testing.assert_allclose(fitted[2:] - fitted[:2], size[0])
+
+
+def test_one_chance_for_the_changes_that_are_named() -> None:
+    param = DistortionParam(
+        prob=0.5, brightness=True, brightness_delta=32, contrast_lower=0.5, contrast_upper=1.5
+    )
+    image = pixels(5, 6, 3)
+    got = augment.distort(image, param, numbers_for(0, brightness=1.0))
+    np.testing.assert_array_equal(got, np.minimum(image.astype(int) + 32, 255))
+    same = augment.distort(image, param, numbers_for(0, contrast=1.0))
+    np.testing.assert_array_equal(same, image)
+    every = replace(param, brightness=False, all_effects=True)
+    assert every.needs_color
+    assert not param.needs_color
+    changed = augment.distort(image, every, numbers_for(0, contrast=1.0))
+    np.testing.assert_array_equal(changed, np.minimum(np.rint(image * 1.5), 255))
+
+
+def test_every_effect_has_the_chance_of_the_message() -> None:
+    param = NoiseParam(prob=0.3, all_effects=True)
+    drawn = param.drawn([0.29 if name in ("inverse", "erode") else 0.3 for name in EFFECTS])
+    assert drawn == NoiseParam(prob=0.3, inverse=True, erode=True)
+    alone = NoiseParam(inverse=True)
+    assert alone.drawn([1.0] * len(EFFECTS)) is alone
+    assert param.needs_color
+    assert not replace(param, prob=0.0).needs_color

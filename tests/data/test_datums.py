@@ -22,7 +22,7 @@ from netc.data import (
 from netc.data.datums import Records
 from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, Database
-from netc.layers.transform import TransformParam
+from netc.layers.transform import ImageTransform, NoiseParam, ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import netc_pb2
 from tests.data.samples import FILES, MakeDatabase, OpenLayer, batches, encoded, pixels, raw
@@ -92,9 +92,9 @@ def test_encoded_images_keep_their_channels(
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [
-        ({"transform_param": TransformParam(force_color=True)}, cv2.IMREAD_COLOR),
+        ({"transform_param": ImageTransform(force_color=True)}, cv2.IMREAD_COLOR),
         ({"force_encoded_color": True}, cv2.IMREAD_COLOR),
-        ({"transform_param": TransformParam(force_gray=True)}, cv2.IMREAD_GRAYSCALE),
+        ({"transform_param": ImageTransform(force_gray=True)}, cv2.IMREAD_GRAYSCALE),
     ],
 )
 def test_encoded_images_in_forced_color(
@@ -114,7 +114,7 @@ def test_encoded_and_raw_images_are_transformed_alike(
 ) -> None:
     images = [pixels(9, 8, 3, seed=i) for i in range(12)]
     planes = [image.transpose(2, 0, 1) for image in images]
-    param = TransformParam(crop_size=5, mirror=True, mean_value=(10.0, 20.0, 30.0), scale=0.1)
+    param = ImageTransform(crop_size=5, mirror=True, mean_value=(10.0, 20.0, 30.0), scale=0.1)
     results = []
     for name, datums in (("raw", map(raw, planes)), ("png", map(encoded, images))):
         layer = data(make_database(datums, name), batch_size=12, transform_param=param)
@@ -243,7 +243,7 @@ def test_a_leveldb(tmp_path: Path) -> None:
     layer = data(
         str(tmp_path / "db"),
         backend=Database.LEVELDB,
-        transform_param=TransformParam(crop_size=7),
+        transform_param=ImageTransform(crop_size=7),
     )
     assert probe(layer, assume=True).types == (BlobType((3, 7, 7)),)
     told = error_of(layer)
@@ -292,7 +292,7 @@ def test_a_bad_record_is_named(
 def test_a_first_image_that_does_not_suit(make_database: MakeDatabase) -> None:
     source = make_database([GOOD])
     for settings in ({"crop_size": 3}, {"mean_file": str(FILES / "mean.binaryproto")}):
-        layer = data(source, transform_param=TransformParam(**settings))  # type: ignore[arg-type]
+        layer = data(source, transform_param=ImageTransform(**settings))  # type: ignore[arg-type]
         with pytest.raises(Refusal) as refused:
             probe(layer)
         # The graph points at the setting.
@@ -304,7 +304,7 @@ def test_a_smaller_image_later_on(make_database: MakeDatabase, open_layer: OpenL
     layer = data(
         make_database(raw(pixels(*size)) for size in sizes),
         batch_size=1,
-        transform_param=TransformParam(crop_size=3),
+        transform_param=ImageTransform(crop_size=3),
     )
     feed = open_layer(layer)
     batches(feed, 1)
@@ -315,10 +315,10 @@ def test_a_smaller_image_later_on(make_database: MakeDatabase, open_layer: OpenL
 
 @pytest.mark.parametrize(
     ("param", "channels"),
-    [(TransformParam(force_color=True), 1), (TransformParam(force_gray=True), 3)],
+    [(ImageTransform(force_color=True), 1), (ImageTransform(force_gray=True), 3)],
 )
 def test_forced_color_on_raw_images(
-    make_database: MakeDatabase, open_layer: OpenLayer, param: TransformParam, channels: int
+    make_database: MakeDatabase, open_layer: OpenLayer, param: ImageTransform, channels: int
 ) -> None:
     source = make_database([raw(pixels(channels, 2, 2))])
     told = error_of(data(source, transform_param=param))
@@ -360,7 +360,7 @@ def test_a_database_that_has_grown(make_database: MakeDatabase, open_layer: Open
 def test_shapes_can_be_assumed(
     settings: dict[str, object], param: dict[str, object], shape: tuple[int, ...]
 ) -> None:
-    layer = data("absent", transform_param=TransformParam(**param), **settings)  # type: ignore[arg-type]
+    layer = data("absent", transform_param=ImageTransform(**param), **settings)  # type: ignore[arg-type]
     item = probe(layer, assume=True)
     assert item.types == (BlobType(shape),)
     assert f"'absent' does not exist: images of shape {item.types[0]} are assumed" in item.assumed
@@ -375,7 +375,7 @@ def test_shapes_cannot_always_be_assumed() -> None:
 
 
 def test_a_database_without_its_mean_file(make_database: MakeDatabase) -> None:
-    param = TransformParam(crop_size=2, mean_file="absent")
+    param = ImageTransform(crop_size=2, mean_file="absent")
     layer = data(make_database([GOOD]), transform_param=param)
     with pytest.raises(DataAbsent, match="mean file 'absent' does not exist") as refused:
         probe(layer)
@@ -384,7 +384,49 @@ def test_a_database_without_its_mean_file(make_database: MakeDatabase) -> None:
 
 
 def test_nothing_is_assumed_where_the_data_is(make_database: MakeDatabase) -> None:
-    layer = data(make_database([GOOD]), transform_param=TransformParam(crop_size=1))
+    layer = data(make_database([GOOD]), transform_param=ImageTransform(crop_size=1))
     item = probe(layer, assume=True)
     assert item.types == (BlobType((1, 2, 2)),)
     assert item.assumed == ""
+
+
+# -- random changes, as the forks make them --------------------------------------------------------
+
+
+def test_images_are_resized_and_cropped(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    images = [pixels(20 + 4 * i, 30, 3, seed=i) for i in range(2)]
+    source = make_database([encoded(image, i) for i, image in enumerate(images)])
+    resize = ResizeParam(resize_mode=ResizeMode.FIT_SMALL_SIZE, height=12, width=12)
+    param = ImageTransform(resize_param=(resize,), crop_size=12, mean_value=(5.0,))
+    layer = data(source, batch_size=2, transform_param=param)
+    ((found, labels),) = batches(open_layer(layer), 1)
+    assert labels.tolist() == [0, 1]
+    for i, image in enumerate(images):
+        height, width = resize.size(*image.shape[:2])
+        assert (height, width) == ((12, 18), (12, 15))[i]
+        want = cv2.resize(image, (width, height)).transpose(2, 0, 1).astype(np.float32) - 5
+        left = (width - 12) // 2
+        np.testing.assert_array_equal(found[i], want[:, :, left : left + 12])
+
+
+def test_each_image_draws_its_change(make_database: MakeDatabase, open_layer: OpenLayer) -> None:
+    source = make_database([raw(np.full((3, 4, 4), 200, np.uint8), 1)])
+    noises = (NoiseParam(prob=0.75, inverse=True), NoiseParam(prob=0.25))
+    layer = data(source, batch_size=400, transform_param=ImageTransform(noise_param=noises))
+    ((found, _),) = batches(open_layer(layer, Phase.TRAIN), 1)
+    inverted = (found == 55).all(axis=(1, 2, 3))
+    assert (inverted | (found == 200).all(axis=(1, 2, 3))).all()
+    assert 0.65 < inverted.mean() < 0.85
+
+
+def test_the_shapes_of_absent_data_that_is_resized() -> None:
+    resize = ResizeParam(height=30, width=40)
+    for param, shape, why in (
+        ({"resize_param": (resize,)}, (3, 30, 40), "resize_param"),
+        ({"resize_param": (resize,), "crop_size": 20}, (3, 30, 40), "resize_param"),
+        ({"crop_h": 8, "crop_w": 9, "mean_value": (1.0, 2.0)}, (2, 8, 9), "crop_h, crop_w"),
+    ):
+        layer = data("absent", transform_param=ImageTransform(**param))  # type: ignore[arg-type]
+        item = probe(layer, assume=True)
+        assert item.types == (BlobType(shape),)
+        assert why in item.assumed

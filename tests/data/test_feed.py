@@ -22,7 +22,7 @@ from netc.errors import NetcError, Span, fail
 from netc.graph.build import build, net_state
 from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader
 from netc.layers.input import Input
-from netc.layers.transform import TransformParam
+from netc.layers.transform import ImageTransform
 from netc.layers.types import BlobType, Phase, Refusal
 from netc.schema import read_net
 from tests.data.samples import FILES, OpenLayer, batches, encoded, pixels, raw
@@ -81,7 +81,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
             h5["data"] = np.random.default_rng(i).normal(size=(rows, 3))
             h5["label"] = np.arange(rows)
     (folder / "rows").write_text("0.h5 1.h5 2.h5")
-    param = TransformParam(crop_size=4, mirror=True, mean_value=(9.0,), scale=0.5)
+    param = ImageTransform(crop_size=4, mirror=True, mean_value=(9.0,), scale=0.5)
     tops = ("data", "label")
     lmdb = Database.LMDB
     return {

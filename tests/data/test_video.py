@@ -90,7 +90,7 @@ def test_frames_are_changed_as_the_settings_say(
     video: Path, decoded: np.ndarray, open_layer: OpenLayer
 ) -> None:
     transform = ImageTransform(
-        resize_param=ResizeParam(height=12, width=20), crop_h=10, crop_w=8, mean_value=(3.0,),
+        resize_param=(ResizeParam(height=12, width=20),), crop_h=10, crop_w=8, mean_value=(3.0,),
         scale=0.5,
     )  # fmt: skip
     feed = open_layer(of_file(video, transform_param=transform))
@@ -142,7 +142,7 @@ def test_a_video_that_ends_before_its_last_frame(
 
 # -- absent ----------------------------------------------------------------------------------------
 
-RESIZED = ImageTransform(resize_param=ResizeParam(height=300, width=200))
+RESIZED = ImageTransform(resize_param=(ResizeParam(height=300, width=200),))
 
 
 @pytest.mark.parametrize(

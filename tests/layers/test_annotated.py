@@ -7,6 +7,7 @@ import pytest
 from netc.data.source import Item
 from netc.graph.build import build, net_state
 from netc.layers.annotated import (
+    OBJECT,
     AnnotatedData,
     AnnotationType,
     BatchSampler,
@@ -54,8 +55,8 @@ layer {
 TRANSFORM = ImageTransform(
     mirror=True,
     mean_value=(104, 117, 123),
-    resize_param=ResizeParam(
-        height=300, width=300, interp_mode=(InterpMode.LINEAR, InterpMode.AREA)
+    resize_param=(
+        ResizeParam(height=300, width=300, interp_mode=(InterpMode.LINEAR, InterpMode.AREA)),
     ),
     distort_param=DistortionParam(0.5, 32, 0.5, 0.5, 1.5, 0.5, 18, 0.5, 0.5, 1.5),
     expand_param=ExpansionParam(0.5, 4),
@@ -89,7 +90,7 @@ def test_what_a_published_net_says() -> None:
     (ImageTransform(crop_size=8), (3, 20, 30), (3, 8, 8)),
     (ImageTransform(crop_h=8, crop_w=9), (3, 20, 30), (3, 8, 9)),
     (ImageTransform(crop_h=8), (3, 20, 30), (3, 8, 30)),
-    (ImageTransform(resize_param=ResizeParam(height=7, width=5)), (1, 20, 30), (1, 7, 5)),
+    (ImageTransform(resize_param=(ResizeParam(height=7, width=5),)), (1, 20, 30), (1, 7, 5)),
 ])  # fmt: skip
 def test_shapes(param: ImageTransform, image: tuple[int, ...], want: tuple[int, ...]) -> None:
     assert param.infer(BlobType(image)).shape == want
@@ -125,11 +126,12 @@ def refusal(layer: AnnotatedData, image: tuple[int, ...] = (3, 20, 30)) -> Refus
 
 
 @pytest.mark.parametrize(("settings", "setting"), [
-    ({"resize_param": ResizeParam(height=5)}, "resize_param"),
-    ({"resize_param": ResizeParam(height=5, width=5, pad_value=(1, 2))}, "resize_param"),
+    ({"resize_param": (ResizeParam(height=5),)}, "resize_param"),
+    ({"resize_param": (ResizeParam(height=5, width=5, pad_value=(1, 2)),)}, "resize_param"),
+    ({"resize_param": (ResizeParam(height=5, width=5, max_angle=5),)}, "resize_param"),
     ({"expand_param": ExpansionParam()}, "expand_param"),
     ({"expand_param": ExpansionParam(1, 2), "mean_file": "mean"}, "mean_file"),
-    ({"noise_param": NoiseParam(convert_to_lab=True)}, "noise_param"),
+    ({"noise_param": (NoiseParam(convert_to_lab=True),)}, "noise_param"),
     ({"distort_param": DistortionParam(brightness_delta=-1)}, "distort_param"),
     ({"distort_param": DistortionParam(contrast_lower=2, contrast_upper=1)}, "distort_param"),
     ({"crop_size": 21}, "crop_size"),
@@ -145,8 +147,8 @@ def test_transformations_refused(settings: dict[str, object], setting: str) -> N
 
 
 @pytest.mark.parametrize(("settings", "setting"), [
-    ({"noise_param": NoiseParam(decolorize=True)}, "noise_param"),
-    ({"noise_param": NoiseParam(convert_to_hsv=True)}, "noise_param"),
+    ({"noise_param": (NoiseParam(decolorize=True),)}, "noise_param"),
+    ({"noise_param": (NoiseParam(convert_to_hsv=True),)}, "noise_param"),
     ({"distort_param": DistortionParam(hue_prob=1, hue_delta=1)}, "distort_param"),
 ])  # fmt: skip
 def test_colours_of_grey_images(settings: dict[str, object], setting: str) -> None:
@@ -170,7 +172,19 @@ def test_samplers_refused(sampler: Sampler) -> None:
 
 def test_images_of_several_sizes_make_no_batch() -> None:
     resize = ResizeParam(resize_mode=ResizeMode.FIT_SMALL_SIZE, height=5, width=5)
-    layer = AnnotatedData("lmdb", 2, ("data",), ImageTransform(resize_param=resize))
-    layer = replace(layer, transform_param=ImageTransform(resize_param=resize), rand_skip=0)
+    layer = AnnotatedData("lmdb", 2, ("data",), ImageTransform(resize_param=(resize,)))
+    layer = replace(layer, transform_param=ImageTransform(resize_param=(resize,)), rand_skip=0)
     assert refusal(layer).setting == "batch_size"
     assert replace(layer, batch_size=1).infer(BlobType((3, 20, 30))).tops[0].shape == (1, 3, 5, 7)
+
+
+def test_settings_of_yolo_refused() -> None:
+    layer = AnnotatedData("lmdb", 2, ("data",))
+    assert refusal(replace(layer, yolo_data_type=2)).setting == "yolo_data_type"
+    assert refusal(replace(layer, yolo_data_jitter=1.0)).setting == "yolo_data_jitter"
+
+
+def test_the_boxes_of_yolo_have_one_shape() -> None:
+    layer = AnnotatedData("lmdb", 2, ("data", "label"), yolo_data_type=1)
+    tops = layer.infer(BlobType((3, 4, 4)), BlobType((17, OBJECT))).tops
+    assert tops[1] == BlobType((2, 1, 300, 5))

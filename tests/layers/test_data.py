@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from netc.layers import registry
 from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader
-from netc.layers.transform import TransformParam
+from netc.layers.transform import ImageTransform, ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Refusal
 
 BOTH = ("data", "label")
@@ -27,10 +29,10 @@ def images(**settings: object) -> ImageData:
     [
         (data(), [(3, 10, 8)], [(4, 3, 10, 8), (4,)]),
         (data(top=("data",)), [(3, 10, 8)], [(4, 3, 10, 8)]),
-        (data(transform_param=TransformParam(crop_size=8)), [(3, 10, 8)], [(4, 3, 8, 8), (4,)]),
-        (data(transform_param=TransformParam(crop_size=1)), [(1, 1, 1)], [(4, 1, 1, 1), (4,)]),
+        (data(transform_param=ImageTransform(crop_size=8)), [(3, 10, 8)], [(4, 3, 8, 8), (4,)]),
+        (data(transform_param=ImageTransform(crop_size=1)), [(1, 1, 1)], [(4, 1, 1, 1), (4,)]),
         (images(), [(1, 5, 6)], [(4, 1, 5, 6), (4,)]),
-        (images(transform_param=TransformParam(crop_size=5)), [(3, 5, 6)], [(4, 3, 5, 5), (4,)]),
+        (images(transform_param=ImageTransform(crop_size=5)), [(3, 5, 6)], [(4, 3, 5, 5), (4,)]),
         (ImageData(source="list.txt", top=BOTH), [(3, 5, 6)], [(1, 3, 5, 6), (1,)]),
         (HDF5Data(source="l", batch_size=5, top=("a", "b")), [(2, 3), ()], [(5, 2, 3), (5,)]),
     ],
@@ -44,12 +46,12 @@ def test_the_tops_are_a_batch_of_items(
     assert not signature.kept
 
 
-CROP_9 = TransformParam(crop_size=9)
-MEANS = TransformParam(mean_value=(1.0, 2.0))
-TWO_MEANS = TransformParam(mean_file="m", mean_value=(1.0,))
-COLOR_AND_GRAY = TransformParam(force_color=True, force_gray=True)
-GRAY = TransformParam(force_gray=True)
-COLOR = TransformParam(force_color=True)
+CROP_9 = ImageTransform(crop_size=9)
+MEANS = ImageTransform(mean_value=(1.0, 2.0))
+TWO_MEANS = ImageTransform(mean_file="m", mean_value=(1.0,))
+COLOR_AND_GRAY = ImageTransform(force_color=True, force_gray=True)
+GRAY = ImageTransform(force_gray=True)
+COLOR = ImageTransform(force_color=True)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ COLOR = TransformParam(force_color=True)
         (images(transform_param=CROP_9), "crop_size is larger", "<= 8", "9", "crop_size"),
         (HDF5Data(source="l", top=("a",)), "batch_size is missing", "> 0", "0", "batch_size"),
         (
-            HDF5Data(source="l", batch_size=1, top=("a",), transform_param=TransformParam()),
+            HDF5Data(source="l", batch_size=1, top=("a",), transform_param=ImageTransform()),
             "HDF5Data does not transform data",
             "no transform_param",
             "transform_param",
@@ -154,3 +156,36 @@ def test_the_number_of_tops(name: str, least: int, most: int | None) -> None:
 
 def test_the_backend_of_a_text_without_one_is_the_schemas() -> None:
     assert Data().backend is Database.LEVELDB
+
+
+SMALL = ResizeParam(resize_mode=ResizeMode.FIT_SMALL_SIZE, height=9, width=9)
+HALVES = tuple(ResizeParam(prob=0.5, height=n, width=n) for n in (9, 12))
+
+
+def test_a_batch_has_one_size() -> None:
+    for param, words in (
+        (ImageTransform(resize_param=(SMALL,)), "FIT_SMALL_SIZE makes images of different sizes"),
+        (ImageTransform(resize_param=HALVES), "each image draws its own resize_param"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            data(transform_param=param).infer(BlobType((3, 20, 30)))
+        alone = data(transform_param=param, batch_size=1)
+        assert alone.infer(BlobType((3, 20, 20))).tops[0] == BlobType((1, 3, 9, 9))
+        cropped = data(transform_param=replace(param, crop_size=8))
+        assert cropped.infer(BlobType((3, 20, 30))).tops[0] == BlobType((4, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("resizes", "words"),
+    [
+        ((replace(SMALL, center_object=True),), "does not look for the object"),
+        ((replace(SMALL, max_angle=-1),), "max_angle is no angle"),
+        ((replace(SMALL, prob=1.5),), "prob of resize_param is no probability"),
+        ((replace(SMALL, width=0),), "resize_param names no size"),
+        ((SMALL, SMALL), "do not add up to 1"),
+    ],
+)
+def test_resizing_refused(resizes: tuple[ResizeParam, ...], words: str) -> None:
+    with pytest.raises(Refusal, match=words) as caught:
+        data(transform_param=ImageTransform(crop_size=8, resize_param=resizes)).check()
+    assert caught.value.setting.startswith("resize_param")
