@@ -39,8 +39,6 @@ class Average(Extension):
             return bool(solver.settings.ema_decay)
 
         solver.on(Point.UPDATED, self._advance, averages)
-        solver.on(Point.TEST, lambda solver: self._swap(solver.net.params))
-        solver.on(Point.TESTED, lambda solver: self._swap(solver.net.params))
 
     @contextmanager
     def in_place(self, params: Sequence[Blob]) -> Iterator[None]:

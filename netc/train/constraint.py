@@ -48,9 +48,10 @@ def shorten(weights: Blob, neurons: Neurons, limit: float) -> bool:
     Srebro and Shraibman, COLT 2005, as used beside dropout by Srivastava et al., JMLR 2014.
     """
     # Along the first axis the neurons can be taken some at a time, if it counts neurons at all.
-    some = len(weights) if 0 in neurons.axes else max(PIECE * len(weights) // weights.size, 1)
+    all_at_once = 0 in neurons.axes or not weights.size
+    some = len(weights) if all_at_once else max(PIECE * len(weights) // weights.size, 1)
     changed = False
-    for start in range(0, len(weights), some):
+    for start in range(0, len(weights), max(some, 1)):
         piece = weights[start : start + some]
         norms = np.sqrt(np.square(piece).sum(axis=neurons.axes, keepdims=True))
         if (norms > limit).any():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +258,11 @@ class _Check:
         self._check_policy()
         for name, known in _CHOICES.items():
             self._known(name, getattr(s, name), known, name if name != "type" else "solver type")
+        for field in dataclasses.fields(s):
+            value = getattr(s, field.name)
+            values = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(item, float) and math.isnan(item) for item in values):
+                self._add(field.name, f"{field.name} is not a number", "a number", value)
         for name, least in _LEAST.items():
             if getattr(s, name) < least:
                 self._add(name, f"{name} is too small", f"{name} >= {least}", getattr(s, name))

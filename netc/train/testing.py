@@ -76,7 +76,8 @@ def test_all(solver: Solver) -> None:
             for feed, stand in stands:
                 feed.restore(stand)
             break
-        scores.append(test(solver, index))
+        with solver.average.in_place(solver.net.params):
+            scores.append(test(solver, index))
     else:
         solver.scores = scores
     solver.reach(Point.TESTED)

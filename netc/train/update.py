@@ -156,8 +156,8 @@ class UpdateRule(ABC):
             return rate
         if settings.local_lr_auto:
             # You et al., "Large batch training of convolutional networks", 2017, as in IntelCaffe.
-            decay = rates.weight_decay * param.decay_mult
-            return rate * settings.local_gw_ratio * weights / (gradient + decay * weights)
+            slope = gradient + rates.weight_decay * weights
+            return rate * settings.local_gw_ratio * weights / slope
         # The same by NVCaffe, which leaves out the decay, and what momentum adds to the steps.
         trust = (1 - rates.momentum) * settings.larc_eta * weights / gradient
         return min(rate, trust) if settings.larc_policy == "clip" else rate * trust

@@ -58,6 +58,8 @@ def test_what_forks_have_and_netc_does_not_follow_is_an_error_with_its_reason() 
         ('weight_decay_policy: "poly"', "needs max_weight_decay"),
         ("ema_decay: 1", "ema_decay is too large"),
         ("max_norm: -1", "max_norm is too small"),
+        ("momentum: nan", "momentum is not a number"),
+        ("stagelr: [1, nan] stageiter: [1, 2]", "stagelr is not a number"),
         ("clip_gradient_values: -1", "clip_gradient_values is too small"),
         ("clamp_weights_lower: 0.5", "a range without 0"),
         ('type: "AdamW" momentum: 1', "momentum is too large"),

@@ -165,6 +165,22 @@ def test_a_rule_is_that_of_its_paper(name: str, iter_size: int) -> None:
             np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
+def test_lars_measures_with_the_solvers_decay_and_asks_lr_mult_for_0_only() -> None:
+    """As IntelCaffe computes it."""
+    settings = settings_of(local_lr_auto=True, local_gw_ratio=0.3, weight_decay=0.1)
+    (w,), (g, *_) = start(SHAPES[:1]), next(gradients())
+    before = w.astype(np.float64)
+    norm, slope = np.linalg.norm(before), np.linalg.norm(g.astype(np.float64))
+    wanted = before - 0.1 * 0.3 * norm / (slope + 0.1 * norm) * g
+    rule_of(settings, params_of(SHAPES[:1], lr_mult=2.0, decay_mult=0.0)).apply(
+        rates_at(settings, 0), [w], [g.copy()]
+    )
+    np.testing.assert_allclose(w, wanted, **CLOSE)
+    zero = np.zeros(SHAPES[0], np.float32)
+    rule_of(settings, params_of(SHAPES[:1])).apply(rates_at(settings, 0), [zero], [g.copy()])
+    np.testing.assert_allclose(zero, -0.1 * g, rtol=1e-6)
+
+
 def test_both_ways_to_clip_with_larc_matter() -> None:
     """Else the comparison with the paper would have seen one branch only."""
     _, options = PAPERS["LARC, clipping"]
@@ -260,7 +276,7 @@ def test_noise_has_the_variance_of_its_paper_and_follows_from_seed_and_iteration
 
 
 @given(
-    shape=st.tuples(*[st.integers(1, 4)] * 3),
+    shape=st.tuples(*[st.integers(0, 4)] * 3),
     axes=st.sets(st.integers(0, 2), min_size=1, max_size=3),
     limit=st.floats(0.1, 3),
     piece=st.integers(1, 20),
@@ -281,7 +297,7 @@ def test_max_norm_shortens_each_neuron_that_is_too_long(
         )
         length = np.linalg.norm(before[neuron].astype(np.float64))
         longer += length > limit * (1 + 1e-6)
-        wanted = before[neuron] * min(limit / length, 1)
+        wanted = before[neuron] * limit / max(length, limit)
         np.testing.assert_allclose(weights[neuron], wanted, rtol=1e-5)
     assert changed or not longer
 
