@@ -382,6 +382,9 @@ class _Code:
         self._text = text
         self._object: Any = None
         self._first: dict[tuple[BlobType, ...], Signature] = {}
+        # In Caffe a top has the shape of the last pass until the layer changes it, which many do
+        # in `setup` only.
+        self._top_shapes: list[tuple[int, ...]] = [() for _ in text.top]
 
     def signature(self, bottoms: tuple[BlobType, ...]) -> Signature:
         """Return what the layer says of bottoms of these shapes when they are met first.
@@ -389,13 +392,22 @@ class _Code:
         It is not asked again: it may open the next image there.
         """
         if bottoms not in self._first:
-            tops = [Blob(self.host, ()) for _ in self._text.top]
+            tops = self.tops()
             self.shape([Blob(self.host, bottom.shape) for bottom in bottoms], tops)
+            self.keep_shapes(tops)
             self._first[bottoms] = Signature(
                 tuple(BlobType(top.shape) for top in tops),
                 tuple(ParamType(p.shape, Given(values=p.data.copy())) for p in self.params),
             )
         return self._first[bottoms]
+
+    def tops(self) -> list[Blob]:
+        """Return tops of the shapes that they had last."""
+        return [Blob(self.host, shape) for shape in self._top_shapes]
+
+    def keep_shapes(self, tops: list[Blob]) -> None:
+        """Let the next tops have the shapes of these."""
+        self._top_shapes = [top.shape for top in tops]
 
     def shape(self, bottoms: list[Blob], tops: list[Blob]) -> None:
         """Set the tops' shapes, as Caffe does before each forward pass."""
@@ -473,11 +485,12 @@ class PythonCode(Layer):
             blob.diff = None
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        tops = self._given(call.out) if call.out else self._blobs(len(self.text.top))
+        tops = self._given(call.out) if call.out else self.code.tops()
         below = self._given(call.bottoms)
         self._set_params(call.params)
         self.code.shape(below, tops)
         self.code.run("forward", below, tops)
+        self.code.keep_shapes(tops)
         for index, (top, out) in enumerate(zip(tops, call.out, strict=False)):
             if top.shape != out.shape:
                 raise Refusal(

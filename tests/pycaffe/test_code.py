@@ -74,6 +74,20 @@ class Numbers(caffe.Layer):
         top[0].data[:, 0] = self.at + np.arange(self.size)
         self.at += self.size
 
+class Once(caffe.Layer):
+    """Shapes are given in setup only, and changed in forward."""
+    def setup(self, bottom, top):
+        top[0].reshape(1, 2)
+        self.passes = 0
+    def reshape(self, bottom, top):
+        pass
+    def forward(self, bottom, top):
+        self.passes += 1
+        top[0].data[...] = self.passes
+        if self.passes % 3 == 0:
+            top[0].reshape(self.passes, 2)
+            top[0].data[...] = self.passes
+
 class Broken(caffe.Layer):
     def setup(self, bottom, top):
         raise KeyError("no such setting")
@@ -180,6 +194,17 @@ def test_a_layer_knows_its_phase(tmp_path: Path, module: str) -> None:
     text = layer(module, "Phase", "p", "", "phase")
     for phase in (caffe.TRAIN, caffe.TEST):
         assert net_of(tmp_path, text, phase).forward()["phase"] == phase
+
+
+def test_a_top_keeps_the_shape_that_its_layer_gave_it_last(tmp_path: Path, module: str) -> None:
+    net = net_of(
+        tmp_path,
+        layer(module, "Once", "once", "", "x")
+        + 'layer { name: "p" type: "Power" bottom: "x" top: "y" power_param { scale: 2 } }',
+    )
+    for n, rows in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6)):
+        y = net.forward()["y"]
+        assert y.shape == net.blobs["x"].shape == (rows, 2) and (y == 2 * n).all()
 
 
 def test_a_data_layer_feeds_a_solver(tmp_path: Path, module: str) -> None:
