@@ -20,6 +20,7 @@ from netc._version import __version__
 VERBS = {
     "train": "train or fine-tune a net, or resume a run",
     "test": "score a net on its test data",
+    "lr_find": "find a learning rate, by training while it grows",
     "parse_log": "turn a training log, Caffe's too, into CSV",
     "time": "time every layer forward and backward, or print the plan",
     "check": "report every mistake in net and solver files",

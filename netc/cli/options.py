@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from netc.backends.base import Backend
     from netc.runtime.code import CodeHost
+    from netc.train.finetuning import Asked
 
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 _FLAG = re.compile(r"--?(?P<name>[A-Za-z][\w-]*)(?P<value>=.*)?", re.DOTALL)
@@ -171,6 +172,17 @@ def count(text: str) -> int:
 def batch(text: str) -> int | str:
     """Read a batch size, or "dynamic"."""
     return "dynamic" if text.lower() == "dynamic" else count(text)
+
+
+def rate(text: str) -> float:
+    """Read a learning rate, a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise Rejected(f"'{text}', which is no number above 0")
+    return number
 
 
 def integer(text: str) -> int:
@@ -462,6 +474,28 @@ def chosen_backend(args: argparse.Namespace, otherwise: str = "fp32") -> Backend
     from netc.backends.base import Precision
 
     return find_backend(args.backend, Precision(args.precision or otherwise))
+
+
+def asked(args: argparse.Namespace) -> Asked:
+    """Return what -weights and `tuning_options` say: where a run starts, and what is trained."""
+    from netc.train.finetuning import Asked
+    from netc.train.freezing import Freeze, Rate, Unfreeze, Wishes
+    from netc.weights import split_list
+    from netc.weights.transfer import PartialCopy, Rename, Transfer
+
+    return Asked(
+        tuple(split_list(args.weights)) if args.weights else (),
+        Wishes(
+            tuple(map(Freeze, args.freeze)),
+            tuple(Unfreeze(*said) for said in args.unfreeze),
+            tuple(Rate(*said) for said in args.layer_rate),
+        ),
+        Transfer(
+            tuple(Rename(*said) for said in args.rename),
+            tuple(PartialCopy(*said) for said in args.partial_copy),
+        ),
+        args.rename_file,
+    )
 
 
 def mention_gpu(gpu: str, logger: logging.Logger) -> None:

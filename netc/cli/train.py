@@ -7,6 +7,7 @@ example: netc train -solver solvers/lenet.prototxt
          netc train -solver solver.yaml -weights base.caffemodel
          netc train -solver solver.yaml -weights base.caffemodel -freeze 'conv*' -layer_rate fc8=10
          netc train -solver solver.yaml -snapshot run_iter_500.solverstate
+         netc train -solver solver.yaml -dry_run
          netc train -solver solver.yaml -max_iter 500 base_lr=0.001 type=Adam
 """
 
@@ -16,12 +17,9 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netc.cli import options
-
-if TYPE_CHECKING:
-    from netc.train.finetuning import Asked
 
 _EFFECTS = ("snapshot", "stop", "none")
 
@@ -42,6 +40,19 @@ def configure(parser: options.Parser) -> None:
     flag("sighup_effect", default="snapshot", help="what SIGHUP does (default snapshot)", **effect)
     options.tuning_options(parser)
     options.state_options(parser)
+    flag(
+        "dry_run",
+        action="store_true",
+        help="check everything, run one iteration, estimate memory and time; write nothing",
+    )
+    flag(
+        "overfit_batch",
+        type=options.count,
+        default=0,
+        metavar="N",
+        help="train up to N iterations on the first batch alone, which must bring the loss near "
+        "zero; write nothing",
+    )
     flag("quiet", action="store_true", help="no progress row on the terminal")
     options.backend_options(parser)
     options.python_option(parser)
@@ -57,17 +68,24 @@ def run(args: argparse.Namespace) -> int:
     from netc.train.extension import Point
     from netc.train.log import log_to, logger
     from netc.train.outcome import outcome
+    from netc.train.overfit import overfit
     from netc.train.progress import progress_row
+    from netc.train.rehearsal import rehearse
     from netc.train.settings import read_settings
     from netc.train.solver import Action, Solver
+    from netc.train.trial import training_only
 
-    asked = _asked(args)
+    asked = options.asked(args)
     tuning.check_start(asked, args.snapshot)
     actions = signals.SignalActions(
         Action(args.sigint_effect), Action(args.sighup_effect), tell=_say_at_once
     )
     words = options.overrides(args)
     source, overridden = override(read_solver(args.solver), words)
+    if args.dry_run and args.overfit_batch:
+        raise options.Usage("-dry_run and -overfit_batch are two things", expected="one of them")
+    if args.overfit_batch:
+        source = training_only(source, args.overfit_batch)
     with (
         actions.installed(),
         progress_row(sys.stderr, enabled=not args.quiet) as row,
@@ -86,31 +104,13 @@ def run(args: argparse.Namespace) -> int:
         )
         solver.on(Point.ITERATED, lambda solver: row.show(solver.progress()))
         tuning.start(solver, asked, args.snapshot)
+        if args.dry_run or args.overfit_batch:
+            lines = rehearse(solver) if args.dry_run else overfit(solver)
+            print(*lines, sep="\n")
+            return 0
         solver.solve()
     print(*outcome(solver, words), sep="\n")
     return 0
-
-
-def _asked(args: argparse.Namespace) -> Asked:
-    """Return what the flags say of where the run starts, and of what is trained."""
-    from netc.train.finetuning import Asked
-    from netc.train.freezing import Freeze, Rate, Unfreeze, Wishes
-    from netc.weights import split_list
-    from netc.weights.transfer import PartialCopy, Rename, Transfer
-
-    return Asked(
-        tuple(split_list(args.weights)) if args.weights else (),
-        Wishes(
-            tuple(map(Freeze, args.freeze)),
-            tuple(Unfreeze(*said) for said in args.unfreeze),
-            tuple(Rate(*said) for said in args.layer_rate),
-        ),
-        Transfer(
-            tuple(Rename(*said) for said in args.rename),
-            tuple(PartialCopy(*said) for said in args.partial_copy),
-        ),
-        args.rename_file,
-    )
 
 
 def _say_at_once(line: str) -> None:

@@ -73,7 +73,7 @@ class _TerminalRow(Row):
         steps = len(self._times) - 1
         images = sum(count for _, count in list(self._times)[1:])
         left = (
-            _duration((progress.max_iter - progress.iteration) * elapsed / steps)
+            duration((progress.max_iter - progress.iteration) * elapsed / steps)
             if steps and elapsed
             else "?"
         )
@@ -112,7 +112,8 @@ def progress_row(stream: TextIO, *, enabled: bool = True) -> Iterator[Row]:
         yield row
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration as H:MM:SS, or M:SS."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

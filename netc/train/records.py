@@ -53,14 +53,11 @@ class Records(Extension):
         self._since = (0, 0.0, 0.0)
 
     def attach(self, solver: Solver) -> None:
-        """Add the calls. Raises NetcError where a log cannot be written."""
+        """Add the calls. Raises NetcError where tensorboardX is missing."""
         settings = solver.settings
         if not (settings.json_log or settings.tensorboard):
             return
-        if settings.json_log:
-            _check(settings.json_log, solver.source.span("json_log"))
         if settings.tensorboard:
-            _check(str(Path(settings.tensorboard) / "events"), solver.source.span("tensorboard"))
             _summary_writer(solver.source.span("tensorboard"))
         solver.on(Point.STEP, self._start)
         solver.on(Point.GRADIENTS, self._train, every(lambda settings: settings.display))
@@ -71,12 +68,16 @@ class Records(Extension):
         self._since = (solver.iter, time.monotonic(), solver.net.data_seconds)
         if self._writers:
             return
-        settings = solver.settings
+        settings, span = solver.settings, solver.source.span
+        if settings.json_log:
+            _check(settings.json_log, span("json_log"))
+        if settings.tensorboard:
+            _check(str(Path(settings.tensorboard) / "events"), span("tensorboard"))
         with self._kept_going():
             if settings.json_log:
                 self._writers.append(JsonLines(Path(settings.json_log)))
             if settings.tensorboard:
-                writer = _summary_writer(solver.source.span("tensorboard"))
+                writer = _summary_writer(span("tensorboard"))
                 self._writers.append(_TensorBoard(writer, settings.tensorboard, solver.iter))
         self._write(
             solver,

@@ -284,7 +284,7 @@ class Solver:
     def _iteration(self) -> None:
         self.reach(Point.ITERATION)
         self.net.clear_param_diffs()
-        self._passes()
+        self.passes()
         # As a snapshot holds it, so that a resumed run sees the same numbers.
         self._losses.append(float(np.float32(self.loss)))
         self._watch_the_plateau()
@@ -352,7 +352,7 @@ class Solver:
         name = f"{graph.nodes[param.owner].name}/gradient_noise/{param.index}"
         return generator(self.seed, name, iteration)
 
-    def _passes(self) -> None:
+    def passes(self) -> None:
         """Run the forward and backward passes of one iteration."""
         total = 0.0
         for done in range(1, self.settings.iter_size + 1):

@@ -92,6 +92,20 @@ def test_settings_of_the_command_line_count_and_are_in_the_log(folder: Path, net
     assert states == ["run_best.solverstate", "run_iter_4.solverstate", "run_iter_6.solverstate"]
 
 
+def test_trials_leave_nothing_behind(folder: Path, netc: Netc) -> None:
+    before = sorted(folder.iterdir())
+    told = netc("train", "-solver", "solver.prototxt", "-dry_run")
+    assert told.code == 0
+    assert told.out.startswith("dry run: everything is there and fits together")
+    told = netc("train", "-solver", "solver.prototxt", "-overfit_batch", "2")
+    assert told.code == 1
+    assert "did not learn one batch by heart in 2 iterations" in told.err
+    assert sorted(folder.iterdir()) == before
+    told = netc("train", "-solver", "solver.prototxt", "-dry_run", "-overfit_batch", "2")
+    assert told.code == 2
+    assert "are two things" in told.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -122,8 +122,10 @@ def test_tensorboard_gets_the_numbers(folder: Path) -> None:
 def test_logs_that_cannot_be_are_refused_before_the_training(
     folder: Path, extra: str, says: str
 ) -> None:
+    solver = solver_in(folder, extra)
     with pytest.raises(NetcError, match=says):
-        solver_in(folder, extra)
+        solver.solve()
+    assert solver.iter == 0
 
 
 def test_without_tensorboardx_the_message_says_how_to_get_it(
