@@ -1,4 +1,4 @@
-"""The training and the evaluation of YOLO, version 2: predicted boxes against the true ones.
+"""The training of YOLO, versions 2 and 3, and its evaluation: predicted boxes against true ones.
 
 Maps predict `num` boxes at each position, as in the types of YOLO: x, y, w, h, the logit of "an
 object", and one of each class.
@@ -163,9 +163,60 @@ def _check_range(
         )
 
 
+@dataclass(frozen=True)
+class BoxLoss(Loss):
+    """Base of the losses of YOLO, which keep the slope of the objective by each map."""
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        (slope,) = call.kept
+        return Gradients((slope * (call.top_diffs[0] / max(len(slope), 1)), None))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the matching of boxes and objects has no ONNX form",
+            hint="export the maps: the bottom of this layer",
+        )
+
+    def deployed(self) -> Layer | None:
+        return None
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return 2 * bottoms[0].count
+
+    @staticmethod
+    def _shaped(maps: BlobType, objects: BlobType) -> Signature:
+        """Return the signature for maps and objects; refuse maps without positions."""
+        if 0 in maps.shape[2:]:
+            raise Refusal(
+                "the maps have no positions",
+                expected="height and width above 0",
+                got=f"bottom 0 of shape {maps}",
+                setting="bottom",
+            )
+        _check_objects(objects, maps.shape[0])
+        return Signature((SCALAR,), kept=(KeptType("slope", maps.shape),))
+
+
+def _corners_of(xp: ArrayNamespace, wanted: Array) -> Array:
+    """Return objects (G, 5) as corners (G, 4), in fractions of the image."""
+    centre, half = wanted[:, 1:3], wanted[:, 3:] / 2
+    return xp.concatenate((centre - half, centre + half), axis=1)
+
+
+def _likeness(xp: ArrayNamespace, sizes: Array, size: Array) -> Array:
+    """Return how much boxes of some sizes (A, 2) overlap one of a size (2,) at the same place."""
+    common = xp.minimum(sizes, size).prod(axis=1)
+    return common / (sizes.prod(axis=1) + size.prod() - common)
+
+
 @layer("RegionLoss", "region_loss_param")
 @dataclass(frozen=True)
-class RegionLoss(Loss):
+class RegionLoss(BoxLoss):
     """What YOLO version 2 minimises: places and sizes of boxes, "an object" or none, and classes.
 
     Each object is learned by one box: of those at the position of its centre, the one whose anchor
@@ -222,15 +273,7 @@ class RegionLoss(Loss):
                     got=f"{name}: {value}",
                     setting=name,
                 )
-        if 0 in maps.shape[2:]:
-            raise Refusal(
-                "the maps have no positions",
-                expected="height and width above 0",
-                got=f"bottom 0 of shape {maps}",
-                setting="bottom",
-            )
-        _check_objects(objects, maps.shape[0])
-        return Signature((SCALAR,), kept=(KeptType("slope", maps.shape),))
+        return self._shaped(maps, objects)
 
     @property
     def _maps(self) -> BoxMaps:
@@ -248,9 +291,8 @@ class RegionLoss(Loss):
         for image, wanted in enumerate(_objects_of(xp, blob, n, self.num_class)):
             if not len(wanted):
                 continue
-            centre, half = wanted[:, 1:3], wanted[:, 3:] / 2
-            truths = xp.concatenate((centre - half, centre + half), axis=1)
-            overlaps = overlap(xp, boxes[image][..., None, :], truths)
+            centre = wanted[:, 1:3]
+            overlaps = overlap(xp, boxes[image][..., None, :], _corners_of(xp, wanted))
             slopes[image, :, 4][overlaps.max(axis=-1) > self.thresh] = 0
             columns = xp.clip(centre[:, 0] * w, 0, w - 1).astype(int).tolist()
             rows = xp.clip(centre[:, 1] * h, 0, h - 1).astype(int).tolist()
@@ -281,29 +323,174 @@ class RegionLoss(Loss):
     def _best_anchor(self, xp: ArrayNamespace, raw: Array, anchors: Array, size: Array) -> int:
         """Return which box learns an object of some size (in positions), of raw sizes (A, 2)."""
         sizes = anchors if self.bias_match else xp.exp(raw) * anchors
-        common = xp.minimum(sizes, size).prod(axis=1)
-        return int(xp.argmax(common / (sizes.prod(axis=1) + size.prod() - common)))
+        return int(xp.argmax(_likeness(xp, sizes, size)))
 
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
 
-    def backward(self, call: BackwardCall) -> Gradients:
-        (slope,) = call.kept
-        return Gradients((slope * (call.top_diffs[0] / max(len(slope), 1)), None))
+class IouLoss(enum.Enum):
+    """How Yolov3 compares boxes: by squares (MSE), or by a form of their overlap."""
 
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the matching of boxes and objects has no ONNX form",
-            hint="export the maps: the bottom of this layer",
-        )
+    IOU = 0
+    GIOU = 1
+    MSE = 2
+    DIOU = 3
+    CIOU = 4
 
-    def deployed(self) -> Layer | None:
-        return None
 
-    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        return 2 * bottoms[0].count
+@layer("Yolov3", "yolov3_param")
+@dataclass(frozen=True)
+class Yolov3(BoxLoss):
+    """What YOLO version 3 minimises: places and sizes of boxes, "an object" or none, and classes.
+
+    `biases` are the sizes of all anchors in pixels, of which `mask` names those of these maps; a
+    position is `anchors_scale` pixels wide. Each object is learned at the position of its centre by
+    the anchor whose size is most like its own (by overlap at one place), if that is one of the
+    mask, and by every other one of the mask whose overlap is above `iou_thresh`. With p =
+    sigmoid(t) of a logit t, the slopes are
+
+    - coord_scale (2 - w h) times p_x - x, p_y - y within the position and t_w - log(w / w_anchor),
+      t_h - log(h / h_anchor);
+    - p_object - 1, with `use_logic_gradient` times `object_scale`;
+    - class_scale (p - y) for each class, y = 1 - e / 2 for the object's and e / 2 for the others,
+      e = `label_smooth_eps`; an object that comes to a box that learns already adds its class;
+    - p_object for all other boxes that overlap no object by more than `thresh`.
+
+    The top, as in the fork, is the sum of their squares divided by N; the gradient is the slopes
+    divided by N, which are those of cross entropies; with `use_logic_gradient` all but those of t_w
+    and t_h times p (1 - p).
+
+    Shapes: maps (N, num (5 + num_class), H, W), and objects, as RegionLoss takes them: (N, 1, 300,
+    5) of AnnotatedData with `yolo_data_type: 1`, say -> loss (). `side`, `noobject_scale`,
+    `iou_normalizer`, `max_delta` and `accumulate` change nothing with `iou_loss: MSE`. The other
+    forms of `iou_loss` and `use_focal_loss` are refused: no published net sets them.
+
+    ONNX: none, the matching is a loop over objects; the deployed net ends with the maps.
+
+    Source: J. Redmon, A. Farhadi, "YOLOv3", 2018; the layer of MobileNet-YOLO.
+    """
+
+    num_class: int = 20
+    num: int = 5
+    object_scale: float = 1.0
+    class_scale: float = 1.0
+    noobject_scale: float = 0.5
+    coord_scale: float = 5.0
+    thresh: float = 0.2
+    anchors_scale: int = 32
+    biases: tuple[float, ...] = ()
+    mask: tuple[int, ...] = ()
+    use_logic_gradient: bool = False
+    use_focal_loss: bool = False
+    iou_loss: IouLoss = IouLoss.MSE
+    iou_normalizer: float = 0.25
+    iou_thresh: float = 0.5
+    max_delta: float = 10.0
+    accumulate: bool = True
+    label_smooth_eps: float = 0.1
+    side: int = 13
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        maps, objects = bottoms
+        n_anchors = len(self.biases) // 2
+        if len(self.biases) % 2 or not n_anchors or min(self.biases) <= 0:
+            raise Refusal(
+                "the biases are no sizes of anchors",
+                expected="a width and a height above 0 for each anchor",
+                got=f"{len(self.biases)} biases",
+                setting="biases",
+            )
+        if len(self.mask) != self.num or any(m >= n_anchors for m in self.mask):
+            raise Refusal(
+                "mask does not name an anchor for each box",
+                expected=f"{self.num} mask below {n_anchors}, the number of anchors",
+                got=", ".join(map(str, self.mask)) or "none",
+                setting="mask",
+            )
+        if self.anchors_scale <= 0:
+            raise Refusal(
+                "anchors_scale is not positive",
+                expected="anchors_scale > 0, in pixels for each position",
+                got=self.anchors_scale,
+                setting="anchors_scale",
+            )
+        for name, value, wanted in (
+            ("iou_loss", self.iou_loss, IouLoss.MSE),
+            ("use_focal_loss", self.use_focal_loss, False),
+        ):
+            if value != wanted:
+                raise Refusal(
+                    f"netc computes Yolov3 with one {name} only",
+                    expected=f"{name}: {'MSE' if wanted else 'false'}",
+                    got=getattr(value, "name", "true"),
+                    setting=name,
+                )
+        self._maps.check(maps, "num", "num_class")
+        return self._shaped(maps, objects)
+
+    @property
+    def _maps(self) -> BoxMaps:
+        scale = self.anchors_scale
+        chosen = (b / scale for m in self.mask for b in self.biases[2 * m : 2 * m + 2])
+        return BoxMaps(self.num, self.num_class, tuple(chosen))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (maps, blob) = call.xp, call.bottoms
+        n, _, h, w = maps.shape
+        raw, logits, class_logits, anchors = self._maps.split(xp, maps)
+        boxes = self._maps.corners(xp, raw, anchors)
+        values = xp.concatenate((raw, logits[:, :, None], class_logits), axis=2)
+        shares = _sigmoid(xp, values)
+        shares[:, :, 2:4] = values[:, :, 2:4]
+        slopes = xp.zeros_like(shares)
+        slopes[:, :, 4] = shares[:, :, 4]
+        learns = xp.zeros((n, self.num, h, w), bool)
+        every = xp.asarray(self.biases, dtype=maps.dtype).reshape(-1, 2) / self.anchors_scale
+        for image, wanted in enumerate(_objects_of(xp, blob, n, self.num_class)):
+            if not len(wanted):
+                continue
+            overlaps = overlap(xp, boxes[image][..., None, :], _corners_of(xp, wanted))
+            slopes[image, :, 4][overlaps.max(axis=-1) > self.thresh] = 0
+            for row in wanted:
+                size = row[3:] * xp.asarray((w, h), dtype=maps.dtype)
+                place = row[1:3] * xp.asarray((w, h), dtype=maps.dtype)
+                i, j = (min(max(int(p), 0), e - 1) for p, e in zip(place, (w, h), strict=True))
+                goal = xp.concatenate((place - xp.asarray((i, j), dtype=maps.dtype), size))
+                for a in self._learners(xp, every, size):
+                    at = (image, a, slice(None), j, i)
+                    goal[2:] = xp.log(size / anchors[a])
+                    scale = self.coord_scale * (2 - row[3] * row[4])
+                    slopes[at][:4] = scale * (shares[at][:4] - goal)
+                    slopes[at][4] = self._object_scale * (shares[at][4] - 1)
+                    self._learn_class(slopes[at], shares[at], int(row[0]), learns[image, a, j, i])
+                    learns[image, a, j, i] = True
+        flat = slopes.reshape(-1)
+        top = flat @ flat / max(n, 1)
+        if self.use_logic_gradient:
+            curved = shares * (1 - shares)
+            curved[:, :, 2:4] = 1
+            slopes = slopes * curved
+        call.kept[0][...] = slopes.reshape(maps.shape)
+        return (top,)
+
+    @property
+    def _object_scale(self) -> float:
+        return self.object_scale if self.use_logic_gradient else 1.0
+
+    def _learners(self, xp: ArrayNamespace, anchors: Array, size: Array) -> list[int]:
+        """Return which boxes of these maps learn an object of some size, in positions."""
+        likeness = _likeness(xp, anchors, size)
+        best = int(xp.argmax(likeness))
+        return [
+            a
+            for a, m in enumerate(self.mask)
+            if m == best or (self.iou_thresh < 1 and float(likeness[m]) > self.iou_thresh)
+        ]
+
+    def _learn_class(self, slope: Array, share: Array, label: int, again: bool) -> None:
+        """Set the slopes of the classes of one box; `again`: that of its other object's stays."""
+        half = self.label_smooth_eps / 2
+        if not again:
+            slope[FIXED:] = self.class_scale * (share[FIXED:] - half)
+        slope[FIXED + label] = self.class_scale * (share[FIXED + label] - (1 - half))
 
 
 class ScoreType(enum.Enum):
@@ -412,9 +599,7 @@ class EvalDetection(Layer):
         right = xp.zeros((len(boxes),), bool)
         if not len(wanted):
             return right
-        centre, half = wanted[:, 1:3], wanted[:, 3:] / 2
-        truths = xp.concatenate((centre - half, centre + half), axis=1)
-        overlaps = overlap(xp, boxes[:, None], truths)
+        overlaps = overlap(xp, boxes[:, None], _corners_of(xp, wanted))
         overlaps = xp.where(labels[:, None] == wanted[:, 0].astype(int), overlaps, -1)
         enough = (overlaps.max(axis=1) >= max(self.threshold, 0)).tolist()
         taken: set[int] = set()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from netc.errors import NetcError
-from netc.layers.region import EvalDetection, RegionLoss, ScoreType
+from netc.layers.region import EvalDetection, IouLoss, RegionLoss, ScoreType, Yolov3
 from netc.layers.types import BlobType, Refusal
 from tests.support.audit import definition, note
 from tests.support.detection import objects
@@ -274,3 +274,109 @@ def test_there_is_no_onnx_form(layer) -> None:
     with pytest.raises(NetcError, match="no ONNX form"):
         check_lowering(layer, [smooth(2, 16, 3, 3), TABLE])
     assert layer.deployed() is None
+
+
+# -- version 3 -------------------------------------------------------------------------------------
+
+PIXELS = (8.0, 12.0, 16.0, 5.6, 30.0, 40.0)
+V3 = Yolov3(
+    num_class=3, num=2, biases=PIXELS, mask=(0, 1), anchors_scale=8, coord_scale=1.5, thresh=0.3
+)
+
+
+@definition("Yolov3")
+def entropies(layer: Yolov3, x: np.ndarray, found: np.ndarray) -> list[float]:
+    """The terms whose slopes Yolov3 gives, for `x`; matches and overlaps are those of `found`.
+
+    Cross entropies, or with `use_logic_gradient` halves of squares.
+    """
+    n, _, h, w = x.shape
+
+    def pair(goal: float, t: float) -> float:
+        p = sigmoid(t)
+        if layer.use_logic_gradient:
+            return (p - goal) ** 2 / 2
+        return -goal * math.log(p) - (1 - goal) * math.log(1 - p)
+
+    out = []
+    for image in range(n):
+        learns: dict[tuple[int, int, int], list[int]] = {}
+        for t, (_, cx, cy, width, height) in enumerate(LISTS[image]):
+            alike = [
+                iou((0, 0, PIXELS[2 * a], PIXELS[2 * a + 1]), (0, 0, width * w * 8, height * h * 8))
+                for a in range(3)
+            ]
+            for k, a in enumerate(layer.mask):
+                if a == int(np.argmax(alike)) or alike[a] > layer.iou_thresh:
+                    learns.setdefault((k, int(cy * h), int(cx * w)), []).append(t)
+        for k, j, i in np.ndindex(2, h, w):
+            v = x[image, k * 8 : k * 8 + 8, j, i]
+            if (k, j, i) not in learns:
+                box = predicted(found, image, k, j, i)
+                if max(iou(box, tuple(b[1:])) for b in LISTS[image]) <= layer.thresh:
+                    out.append(pair(0, v[4]))
+                continue
+            objects_here = [LISTS[image][t] for t in learns[k, j, i]]
+            _, cx, cy, width, height = objects_here[-1]
+            scale = layer.coord_scale * (2 - width * height)
+            anchor = PIXELS[2 * layer.mask[k] : 2 * layer.mask[k] + 2]
+            out += [scale * pair(cx * w - i, v[0]), scale * pair(cy * h - j, v[1])]
+            out.append(scale / 2 * (v[2] - math.log(width * w * 8 / anchor[0])) ** 2)
+            out.append(scale / 2 * (v[3] - math.log(height * h * 8 / anchor[1])) ** 2)
+            weight = layer.object_scale if layer.use_logic_gradient else 1
+            out.append(weight * pair(1, v[4]))
+            for label in range(3):
+                here = any(label == o[0] for o in objects_here)
+                goal = (1 - layer.label_smooth_eps) * here + layer.label_smooth_eps / 2
+                out.append(layer.class_scale * pair(goal, v[5 + label]))
+    return out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"iou_thresh": 0.1},
+        {"iou_thresh": 1.0, "label_smooth_eps": 0.0},
+        {"use_logic_gradient": True, "object_scale": 2.0, "class_scale": 0.5},
+        {"mask": (0, 2), "biases": (8.0, 12.0, 30.0, 40.0, 16.0, 5.6)},
+    ],
+)
+def test_the_gradient_is_that_of_cross_entropies(settings, monkeypatch) -> None:
+    layer = replace(V3, **settings)
+    monkeypatch.setitem(globals(), "PIXELS", layer.biases)
+    anchors = tuple(layer.biases[2 * m + d] / 8 for m in layer.mask for d in (0, 1))
+    monkeypatch.setitem(globals(), "ANCHORS", anchors)
+    wanted = np.zeros(MAPS.shape)
+    for index in np.ndindex(*MAPS.shape):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = MAPS.copy()
+            moved[index] += step
+            ends.append(math.fsum(entropies(layer, moved, MAPS)))
+        wanted[index] = (ends[0] - ends[1]) / 2e-5
+    for blob in (TABLE, listed(most=4)):
+        run = check_layer(layer, [MAPS, blob], gradient=False)
+        (dx, none) = run.backward([np.array(3.0)]).bottoms
+        np.testing.assert_allclose(dx, wanted * 3 / 2, atol=1e-7)
+        assert none is None
+    if not layer.use_logic_gradient:
+        np.testing.assert_allclose(run.tops[0], (wanted**2).sum() / 2, rtol=1e-6)
+    note("gradient", "Yolov3")
+
+
+def test_what_yolo_version_3_refuses() -> None:
+    shapes = BlobType((2, 16, 2, 3)), BlobType((1, 1, 4, 8))
+    for settings, words in (
+        ({"biases": (1.0, 2.0, 3.0)}, "no sizes of anchors"),
+        ({"mask": (0,)}, "does not name an anchor for each box"),
+        ({"mask": (0, 3)}, "does not name an anchor for each box"),
+        ({"anchors_scale": 0}, "anchors_scale is not positive"),
+        ({"iou_loss": IouLoss.GIOU}, "one iou_loss only"),
+        ({"use_focal_loss": True}, "one use_focal_loss only"),
+        ({"num_class": 4}, "do not fit the boxes"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            replace(V3, **settings).infer(*shapes)
+    with pytest.raises(Refusal, match="no positions"):
+        V3.infer(BlobType((2, 16, 0, 3)), shapes[1])
