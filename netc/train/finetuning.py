@@ -69,7 +69,15 @@ class FineTuning(Extension):
 
     def _follow(self, asked: Wishes) -> None:
         solver = self._solver
-        wishes = Wishes.of(solver.settings, solver.source) + asked
+        settings = solver.settings
+        wishes = Wishes.of(settings, solver.source) + asked
+        if wishes.rates and (settings.larc or settings.local_lr_auto):
+            raise fail(
+                "rates of layers have no effect: each param's comes from its norms",
+                span=wishes.rates[0].span,
+                expected="layer_rate, or larc or local_lr_auto",
+                got="both",
+            )
         before = self.schedule
         self.schedule = Schedule(self._graph, wishes, solver.settings.max_iter) if wishes else None
         self._asked = asked

@@ -139,10 +139,35 @@ def test_everything_after_two_dashes_is_a_file() -> None:
         (options.count, "1", 1),
         (options.names, "a, b,,c", ("a", "b", "c")),
         (options.one_of("none", "stop"), "STOP", "stop"),
+        (options.unfreezing, "conv2@500, a@b@7", (("conv2", 500), ("a@b", 7))),
+        (options.factors, "fc*=10,conv=0.1", (("fc*", 10.0), ("conv", 0.1))),
+        (options.renames, "a=b, conv*=base/conv*", (("a", "b"), ("conv*", "base/conv*"))),
+        (options.partial, "fc8", ("fc8", ())),
+        (options.partial, "fc8=3,0-2", ("fc8", (3, 0, 1, 2))),
     ],
 )
 def test_readers_of_values(read: Callable[[str], Any], text: str, value: object) -> None:
     assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (options.unfreezing, "conv2"),
+        (options.unfreezing, "conv2@-1"),
+        (options.factors, "fc8"),
+        (options.factors, "fc8=fast"),
+        (options.factors, "=2"),
+        (options.renames, "fc8"),
+        (options.renames, "fc8="),
+        (options.partial, "fc8="),
+        (options.partial, "fc8=2-1"),
+        (options.partial, "=1"),
+    ],
+)
+def test_readers_refuse_what_they_do_not_understand(read: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(options.Rejected):
+        read(text)
 
 
 def test_weights_are_needed_unless_waived() -> None:

@@ -65,6 +65,35 @@ def test_without_a_terminal_there_is_no_progress_row(folder: Path, netc: Netc) -
     assert "\x1b" not in told.err
 
 
+def test_fine_tuning_by_flags_and_going_on_with_it(folder: Path, netc: Netc) -> None:
+    flags = ["-freeze", "conv1", "-layer_rate", "ip=2", "-rename", "c*=c*"]
+    told = netc("train", "-solver", "solver.prototxt", "-weights", "run_iter_6.caffemodel", *flags)
+    assert told.code == 0
+    assert "Not trained: conv1" in told.err
+    assert "Trained at 2 times the rate: ip" in told.err
+    assert re.search(r"    conv1  0 +not trained", told.err)
+    # What only the flags said is in the snapshot.
+    told = netc(
+        *("train", "-solver", "solver.prototxt", "-max_iter", "8"),
+        *("-snapshot", "run_iter_6.solverstate"),
+    )
+    assert told.code == 0
+    assert "Not trained: conv1" in told.err
+    assert re.search(r"    conv1  0 +not trained", told.err)
+
+
+def test_flags_of_fine_tuning_that_mean_nothing(folder: Path, netc: Netc) -> None:
+    told = netc("train", "-solver", "solver.prototxt", "-freeze", "cnov")
+    assert told.code == 1
+    assert "did you mean 'conv1'" in told.err
+    told = netc(
+        *("train", "-solver", "solver.prototxt", "-snapshot", "run_iter_6.solverstate"),
+        *("-partial_copy", "ip"),
+    )
+    assert told.code == 1
+    assert "a resumed run copies no other weights" in told.err
+
+
 def test_a_run_without_snapshot_says_so(folder: Path, netc: Netc) -> None:
     told = netc("train", "-solver", solver(snapshot_after_train="false"))
     assert told.out.splitlines() == [

@@ -305,6 +305,10 @@ def test_renames_and_rows_of_a_solver_file(folder: Path, weights: str) -> None:
         ('freeze: "cnov"', "solver.prototxt:5:9: no layer of the net"),
         ('freeze: "conv" unfreeze { layer: "conv" iter: 9 }', "solver.prototxt:5:"),
         ('layer_rate { layer: "relu" lr_mult: 2 }', "have no rate"),
+        (
+            'layer_rate { layer: "ip" lr_mult: 2 } larc: true',
+            "solver.prototxt:5:1: rates of layers",
+        ),
     ],
 )
 def test_mistakes_in_a_solver_file_have_a_place(folder: Path, extra: str, says: str) -> None:

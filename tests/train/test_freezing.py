@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from netc.errors import NetcError
 from netc.graph.types import Graph
+from netc.layers.types import Phase
 from netc.train.freezing import AS_TEXT, Freeze, Rate, Schedule, Unfreeze, Wishes
-from tests.support.nets import graph_of
+from tests.support.nets import executor_of, graph_of
 
 NET = """
 layer { name: "data" type: "Input" top: "data"
@@ -134,3 +136,46 @@ def test_all_mistakes_are_told_at_once(graph: Graph) -> None:
     with pytest.raises(NetcError) as caught:
         Schedule(graph, wishes("cnov1", "fc=1", "relu1=2"))
     assert len(caught.value.problems) == 3
+
+
+NORMS = {
+    "caffe": 'type: "BatchNorm"',
+    "nvidia": 'type: "BatchNorm" batch_norm_param { scale_bias: true }',
+    "pspnet": 'type: "BN" bn_param { momentum: 0.8 }',
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_frozen_layer_of_statistics_works_as_in_phase_test(kind: str) -> None:
+    text = f"""
+    layer {{ name: "data" type: "Input" top: "x"
+            input_param {{ shape {{ dim: 3 dim: 2 dim: 4 dim: 4 }} }} }}
+    layer {{ name: "first" type: "Convolution" bottom: "x" top: "y"
+            convolution_param {{ num_output: 2 kernel_size: 1 }} }}
+    layer {{ name: "norm" bottom: "y" top: "z" {NORMS[kind]} }}
+    layer {{ name: "loss" type: "Reduction" bottom: "z" top: "loss" loss_weight: 1 }}
+    """
+    graph = graph_of(text)
+    frozen = executor_of(Schedule(graph, wishes("norm")).applied(graph, 0), keep=["z"])
+    tested = executor_of(graph_of(text, Phase.TEST), train=False, keep=["z"])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 4, 4)).astype(np.float32)
+    for net in (frozen, tested):
+        net.data("x")[...] = x
+        for param in net.params:
+            values = np.random.default_rng(param.size).uniform(0.5, 2, param.shape)
+            param[...] = values
+    before = [param.copy() for param in frozen.params]
+    frozen.forward()
+    tested.forward()
+    np.testing.assert_array_equal(frozen.data("z"), tested.data("z"))
+    for x, y in zip(before, frozen.params, strict=True):
+        np.testing.assert_array_equal(x, y)
+    # Its gradient is that of constants: it passes on to the convolution before it.
+    frozen.backward()
+    owners = {
+        graph.nodes[param.owner].name
+        for param, diff in zip(graph.params, frozen.param_diffs, strict=True)
+        if diff is not None
+    }
+    assert owners == {"first"}
