@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.fillers import Filler
 from netc.layers.input import BlobShape
 from netc.layers.registry import layer
+from netc.layers.transform import TransformParam
 from netc.layers.types import (
     Arity,
     Array,
@@ -32,7 +33,7 @@ class DummyData(Layer):
 
     Of shapes and of fillers there is one for all tops, or one each; without a filler the tops are
     0. Older texts give `num`, `channels`, `height` and `width`, each once or once for each top, in
-    place of `shape`.
+    place of `shape`. `transform_param` is read and has no effect, as in Caffe.
     """
 
     data_filler: tuple[Filler, ...] = ()
@@ -42,6 +43,7 @@ class DummyData(Layer):
     height: tuple[int, ...] = ()
     width: tuple[int, ...] = ()
     top: tuple[str, ...] = ()
+    transform_param: TransformParam = field(default_factory=TransformParam)
 
     bottoms: ClassVar[Arity] = exactly(0)
     tops: ClassVar[Arity] = at_least(1)

@@ -120,3 +120,17 @@ def test_lowering() -> None:
     with pytest.raises(NetcError, match="drawn anew in each pass by a gaussian filler") as error:
         lower_layer(DummyData((Filler("gaussian"),), (shape(2),)), [])
     assert "Input layer" in str(error.value)
+
+
+def test_a_transformation_is_read_and_has_no_effect() -> None:
+    net = executor_of(
+        graph_of(
+            """
+            layer { name: "data" type: "DummyData" top: "data" transform_param { scale: 0.5 }
+                    dummy_data_param { shape { dim: 2 } data_filler { value: 4 } } }
+            """
+        ),
+        train=False,
+    )
+    net.forward()
+    assert net.data("data").tolist() == [4, 4]
