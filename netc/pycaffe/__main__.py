@@ -6,7 +6,9 @@ import os
 import runpy
 import sys
 
+from netc.errors import NetcError
 from netc.pycaffe.code import install
+from netc.runtime.code import place
 
 
 def main() -> None:
@@ -20,7 +22,11 @@ def main() -> None:
     del sys.argv[0]
     # What stands first is this package's starting folder; a script looks beside itself.
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except NetcError as error:
+        # What the script did is wrong, or its files are; its own lines are all it takes to find it.
+        raise SystemExit(f"{place(error)}\n{error}") from None
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def told_as(kind: type[NetcError]) -> Iterator[None]:
         if isinstance(error, kind):
             raise
         # The same words and the same traceback; showing both exceptions would say it twice.
-        raise kind(*error.problems).with_traceback(error.__traceback__) from error.__cause__
+        raise kind(*error.problems).with_traceback(error.__traceback__) from None
 
 
 def mistake(kind: type[Kind], what: str, **parts: Any) -> Kind:

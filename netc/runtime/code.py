@@ -56,7 +56,7 @@ class CodeHost:
                     got=_said(error),
                     hint=f"is its folder missing in PYTHONPATH? Searched: {_first(sys.path)}"
                     if absent
-                    else _place(error),
+                    else place(error),
                     setting="module",
                 ) from error
         if not isinstance(getattr(found, name, None), type):
@@ -77,7 +77,7 @@ class CodeHost:
             except (Exception, SystemExit) as error:
                 name = getattr(method, "__qualname__", "a method")
                 raise Refusal(
-                    f"the Python code of {name} has failed", got=_said(error), hint=_place(error)
+                    f"the Python code of {name} has failed", got=_said(error), hint=place(error)
                 ) from error
 
     def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -126,8 +126,8 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _place(error: BaseException) -> str:
-    """Return where in the layer's own code an error was raised, and how it came there."""
+def place(error: BaseException) -> str:
+    """Return where in the user's own code an error was raised, and how it came there."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_NOT_THEIRS)]
     lines = [f"{frame.filename}:{frame.lineno}: {frame.line}" for frame in own or frames[-1:]]

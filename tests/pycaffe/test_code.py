@@ -348,3 +348,19 @@ def test_mistakes_in_running_a_script(
     with pytest.raises(SystemExit, match=words):
         main()
     assert "caffe" not in sys.modules
+
+
+@pytest.mark.usefixtures("_uninstalled")
+def test_a_mistake_in_a_script_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import caffe\n\ndef load():\n    caffe.Net('no_such', caffe.TEST)\nload()\n")
+    monkeypatch.setattr(sys, "argv", ["pycaffe", str(script)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as error:
+        main()
+    lines = str(error.value.code).splitlines()
+    assert lines[0] == f"{script}:5: load()"
+    assert lines[1] == f"{script}:4: caffe.Net('no_such', caffe.TEST)"
+    assert lines[2] == "no_such: no such file"
