@@ -448,11 +448,12 @@ def gather(
     small: Array,
 ) -> None:
     """Write to `small` the weighted sums of what the windows see, plus the bias."""
-    matrix = weight.reshape(group, weight.shape[0] // group, -1)
+    matrix = _grouped(weight, group)
     for some in _a_few(image, slides):
-        columns = unfold(xp, image[some], slides).reshape(group, matrix.shape[2], -1)
         target = small[some]
         n, outputs, *places = target.shape
+        columns = unfold(xp, image[some], slides)
+        columns = columns.reshape(group, matrix.shape[2], n * math.prod(places))
         sums = xp.matmul(matrix, columns).reshape(outputs, n, *places).swapaxes(0, 1)
         if bias is None:
             target[...] = sums
@@ -471,7 +472,7 @@ def scatter(
 ) -> None:
     """Write to `image` the bias plus, under each window, its weights times the window's value."""
     image[...] = 0 if bias is None else bias.reshape(-1, *[1] * len(slides))
-    matrix = weight.reshape(group, weight.shape[0] // group, -1).swapaxes(1, 2)
+    matrix = _grouped(weight, group).swapaxes(1, 2)
     for some in _a_few(image, slides):
         target = image[some]
         n, channels = target.shape[:2]
@@ -492,20 +493,29 @@ def add_weight_gradient(
     weight_diff: Array,
 ) -> None:
     """Add to `weight_diff` the products of `small` with what the windows see."""
-    total = weight_diff.reshape(group, weight_diff.shape[0] // group, -1)
+    total = _grouped(weight_diff, group)
     for some in _a_few(image, slides):
-        columns = unfold(xp, image[some], slides).reshape(group, total.shape[2], -1)
-        total += xp.matmul(_batch_last(xp, small[some], group), columns.swapaxes(1, 2))
+        values = _batch_last(xp, small[some], group)
+        columns = unfold(xp, image[some], slides)
+        columns = columns.reshape(group, total.shape[2], values.shape[2])
+        total += xp.matmul(values, columns.swapaxes(1, 2))
 
 
 def sum_per_channel(x: Array) -> Array:
     """Return the sums (C,) of a blob (N, C, sizes...): the gradient of a bias."""
-    return x.reshape(*x.shape[:2], -1).sum(axis=2).sum(axis=0)
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:])).sum(axis=2).sum(axis=0)
+
+
+def _grouped(weight: Array, group: int) -> Array:
+    """View weights (O, I / group, kernel...) as matrices (group, O / group, I / group * kernel)."""
+    return weight.reshape(group, weight.shape[0] // group, math.prod(weight.shape[1:]))
 
 
 def _batch_last(xp: ArrayNamespace, values: Array, group: int) -> Array:
     """Return (N, O, places...) as matrices (group, O / group, N * places)."""
-    return xp.ascontiguousarray(values.swapaxes(0, 1)).reshape(group, values.shape[1] // group, -1)
+    n, channels, *places = values.shape
+    shape = (group, channels // group, n * math.prod(places))
+    return xp.ascontiguousarray(values.swapaxes(0, 1)).reshape(shape)
 
 
 def _a_few(image: Array, slides: tuple[Slide, ...]) -> Iterator[slice]:

@@ -204,15 +204,15 @@ class MultiStageMeanfield(MeanField):
         xp, (unary, start, image) = call.xp, call.bottoms
         near, alike = self._kernels(xp, image)
         params = [_matrix(p) for p in call.params]
-        tops = []
+        top = call.out[0]
         for n in range(len(unary)):
             u, scores = _flat(unary[n]), _flat(start[n])
             for _ in range(self.num_iterations):
                 q = softmax(xp, scores, 0, out=xp.empty_like(scores))
                 message = self._message(xp, q, near, alike[n], params)[2]
                 scores = u - params[2] @ message
-            tops.append(scores.reshape(unary.shape[1:]))
-        return (xp.stack(tops),)
+            top[n] = scores.reshape(unary.shape[1:])
+        return (top,)
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (True, True, False)

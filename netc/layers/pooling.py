@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -423,7 +424,7 @@ def _maximum(
 ) -> Array:
     """Return the maximum of each window, in `out`; write to `choice` the first tap that has it."""
     if _is_whole(slides):
-        pixels = x.reshape(*x.shape[:2], 1, -1)
+        pixels = x.reshape(*x.shape[:2], 1, math.prod(x.shape[2:]))
         first = pixels.argmax(axis=3, keepdims=True)
         choice[...] = first + 1
         return xp.take_along_axis(pixels, first, axis=3)

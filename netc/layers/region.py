@@ -138,7 +138,7 @@ def _objects_of(xp: ArrayNamespace, blob: Array, images: int, classes: int) -> l
         _check_range(xp, image, images, "an object names an image", "an image of the batch", 0)
         _check_range(xp, label, classes, "an object has a class", "a class", 1)
         return [found[image == index] for index in range(images)]
-    lists = blob.reshape(images, -1, LISTED)
+    lists = blob.reshape(images, BlobType(blob.shape).span(1) // LISTED, LISTED)
     found = []
     for rows in lists:
         ended = (rows[:, 1:] == 0)[:, [0, 2]].any(axis=1)
@@ -558,7 +558,8 @@ class EvalDetection(Layer):
         xp, (maps, blob) = call.xp, call.bottoms[:2]
         n = len(maps)
         raw, logits, class_logits, anchors = self._maps.split(xp, maps)
-        boxes = self._maps.corners(xp, raw, anchors).transpose(0, 2, 3, 1, 4).reshape(n, -1, 4)
+        count = self.num_object * self.side**2
+        boxes = self._maps.corners(xp, raw, anchors).transpose(0, 2, 3, 1, 4).reshape(n, count, 4)
         shares = softmax(xp, class_logits, 2, xp.empty_like(class_logits))
         scores = {
             ScoreType.OBJ: _sigmoid(xp, logits),
@@ -566,7 +567,7 @@ class EvalDetection(Layer):
             ScoreType.MULTIPLY: _sigmoid(xp, logits) * shares.max(axis=2),
         }[self.score_type]
         labels, scores = (
-            each.transpose(0, 2, 3, 1).reshape(n, -1) for each in (shares.argmax(axis=2), scores)
+            each.transpose(0, 2, 3, 1).reshape(n, count) for each in (shares.argmax(axis=2), scores)
         )
         top = call.out[0]
         top[...] = 0
@@ -589,8 +590,8 @@ class EvalDetection(Layer):
         if self.nms < 0:
             return order
         everyone = xp.ones((1, len(order)), bool)
-        # An overlap of just `nms` is too much here.
-        limit = float(xp.nextafter(xp.asarray(self.nms, boxes.dtype), -xp.inf))
+        # An overlap of just `nms` is too much here, but none at all is none.
+        limit = max(float(xp.nextafter(xp.asarray(self.nms, boxes.dtype), -xp.inf)), 0.0)
         stays = suppress(xp, boxes[order][None], everyone, limit)[0]
         return order[stays & (scores[order] >= LEAST_SCORE)]
 

@@ -7,6 +7,7 @@ taken from.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -68,7 +69,8 @@ class Enlarging(Layer):
 
 def places_of(xp: ArrayNamespace, mask: Array, height: int, width: int) -> Array:
     """Return a mask as (N * C, h * w) of int64; refuse places outside height x width."""
-    places = mask.reshape(mask.shape[0] * mask.shape[1], -1).astype("int64")
+    n, channels, *sizes = mask.shape
+    places = mask.reshape(n * channels, math.prod(sizes)).astype("int64")
     wrong = (places < 0) | (places >= height * width)
     if bool(wrong.any()):
         raise Refusal(
@@ -90,7 +92,8 @@ def scatter(xp: ArrayNamespace, x: Array, places: Array, out: Array) -> Array:
 
 def gather(xp: ArrayNamespace, dy: Array, places: Array, shape: tuple[int, ...]) -> Array:
     """Return what lies at each place, in the shape of the mask."""
-    return xp.take_along_axis(dy.reshape(len(places), -1), places, axis=1).reshape(shape)
+    flat = dy.reshape(len(places), math.prod(dy.shape[2:]))
+    return xp.take_along_axis(flat, places, axis=1).reshape(shape)
 
 
 def lower_scatter(g: OnnxBuilder, x: Value, mask: Value, height: int, width: int) -> Value:

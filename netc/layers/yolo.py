@@ -214,12 +214,13 @@ class YoloOutput(Layer):
         wide = xp.exp(x[:, :, 2]) * anchors[:, 0, None, None] / 2
         high = xp.exp(x[:, :, 3]) * anchors[:, 1, None, None] / 2
         corners = [across - wide, down - high, across + wide, down + high]
-        boxes = xp.stack(corners, axis=-1).transpose(0, 2, 3, 1, 4).reshape(n, -1, 4)
+        count = self.num_box * h * w
+        boxes = xp.stack(corners, axis=-1).transpose(0, 2, 3, 1, 4).reshape(n, count, 4)
         score, label = self.scores(xp, x[:, :, 4], x[:, :, FIXED:])
         return (
             boxes,
-            score.transpose(0, 2, 3, 1).reshape(n, -1),
-            label.transpose(0, 2, 3, 1).reshape(n, -1),
+            score.transpose(0, 2, 3, 1).reshape(n, count),
+            label.transpose(0, 2, 3, 1).reshape(n, count),
         )
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
@@ -246,7 +247,9 @@ class YoloOutput(Layer):
             high = xp.minimum(boxes[order, 2:], boxes[best, 2:])
             shared = xp.maximum(high - low, 0).prod(axis=1)
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-            order = order[shared < self.nms_threshold * (areas[order] + areas[best] - shared)]
+            limit = self.nms_threshold * (areas[order] + areas[best] - shared)
+            # Boxes that have nothing in common do not overlap, whatever the threshold.
+            order = order[(shared < limit) | (shared <= 0)]
         return kept
 
     def lower_scores(self, g: OnnxBuilder, objects: Value, classes: Value) -> tuple[Value, Value]:

@@ -96,8 +96,9 @@ def detections(layer: Layer, bottoms: list[np.ndarray]) -> list[list[float]]:
                         every.append([image, label + 1, score, *box])
         kept: list[list[float]] = []
         for one in sorted(every, key=lambda r: -r[2]):
+            shared = [iou(one[3:], other[3:]) for other in kept]
             if one[2] > layer.confidence_threshold and all(
-                iou(one[3:], other[3:]) < layer.nms_threshold for other in kept
+                o < layer.nms_threshold or o == 0 for o in shared
             ):
                 kept.append(one)
         found += kept
@@ -120,7 +121,7 @@ def iou(a, b) -> float:
         (THREE, [(2, 18, 2, 3), (2, 18, 4, 6)]),
     ],
 )
-@pytest.mark.parametrize("threshold", [0.1, 0.45, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.45, 1.0])
 def test_what_is_found(layer: Layer, shapes: list[tuple[int, ...]], threshold: float) -> None:
     layer = type(layer)(**{**vars(layer), "nms_threshold": threshold})
     bottoms = [smooth(*shape, seed=i) for i, shape in enumerate(shapes)]
