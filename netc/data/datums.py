@@ -6,14 +6,17 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from netc.data.augmenting import Augmenter
 from netc.data.images import ImageSource, assume_image, decode
+from netc.data.randomness import Draws
 from netc.data.source import Batch, DataAbsent, Item, Opening, locate_setting
 from netc.data.transform import Image
 from netc.errors import NetcError, Span, fail
@@ -31,7 +34,7 @@ class DatumSource(ImageSource):
         if layer.backend is not Database.LMDB:
             raise _not_lmdb(path)
         self._color = layer.decodes_color
-        self._records = Records(path)
+        self._records = Records(path, opening.draws if layer.shuffle else None)
         try:
             super().__init__(layer, opening, len(self._records))
         except BaseException:
@@ -165,15 +168,18 @@ class DatumSource(ImageSource):
 
 
 class Records:
-    """The values of an LMDB by position: key order, over and over.
+    """The values of an LMDB by position: key order, over and over, or another order in each pass.
 
     Reading on from where the last read ended costs nothing extra; elsewhere the keys in between are
-    walked over, because LMDB cannot count.
+    walked over, because LMDB cannot count. With `shuffling`, the random numbers that order each
+    pass, all keys are held in memory, and each record is looked up by its key.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shuffling: Draws | None = None) -> None:
         """Open the database at `path`; NetcError when it is none, cut off or empty."""
         self.path = path
+        self._shuffling = shuffling
+        self._order: tuple[int, NDArray[np.int64]] | None = None
         self._environment = _Environment.of(path)
         try:
             # Buffers: one copy less. They are valid as long as this transaction.
@@ -193,6 +199,11 @@ class Records:
 
     def read(self, position: int, count: int) -> list[Any]:
         """Return `count` records from a position on, as buffers."""
+        if self._shuffling:
+            return [
+                self._transaction.get(self._keys[self._shuffled(position + i)])
+                for i in range(count)
+            ]
         if self._index != position % self._count:
             self._seek(position % self._count)
         found: list[Any] = []
@@ -210,6 +221,8 @@ class Records:
 
     def key(self, position: int) -> str:
         """Return the key at a position, for messages."""
+        if self._shuffling:
+            return self._keys[self._shuffled(position)].decode("utf-8", "replace")
         # A transaction of its own: decoding threads may ask, several at a time.
         with self._environment.env.begin() as transaction:
             keys = transaction.cursor().iternext(keys=True, values=False)
@@ -223,6 +236,18 @@ class Records:
             self._iterator = iter(())
             self._transaction.abort()
             self._environment.release()
+
+    @cached_property
+    def _keys(self) -> list[bytes]:
+        return [bytes(key) for key in self._transaction.cursor().iternext(keys=True, values=False)]
+
+    def _shuffled(self, position: int) -> int:
+        """Return which record lies at a position."""
+        assert self._shuffling
+        epoch, place = divmod(position, self._count)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._shuffling.order(self._count, "shuffle", epoch))
+        return int(self._order[1][place])
 
     def _seek(self, index: int) -> None:
         cursor = self._transaction.cursor()

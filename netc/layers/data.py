@@ -90,6 +90,8 @@ class ImageReader(Reader):
 class Data(ImageReader):
     """Images and labels from a database of `Datum` messages, in the order of its keys.
 
+    `shuffle`, of NVCaffe and IntelCaffe, draws a new order for every pass (in NVCaffe only with
+    `cache`, and in phase TRAIN).
     `rand_skip` starts the first pass after a random number of items below it, as the schema says
     (BVLC Caffe 1.0 itself no longer looks at it). `prefetch` is how many batches are read ahead.
     `force_encoded_color` is the older form of the transformation's `force_color`.
@@ -102,6 +104,7 @@ class Data(ImageReader):
     backend: Database = Database.LEVELDB
     force_encoded_color: bool = False
     prefetch: int = 4
+    shuffle: bool = False
 
     message: ClassVar[str] = "data_param"
 

@@ -234,6 +234,8 @@ def _roi_data(layer: Python, settings: Settings) -> Layer:
     shapes = [(2, 3, *REGION_IMAGE), (REGIONS, 5), (REGIONS, 1, 1, 1)] + [(REGIONS, columns)] * 3
     if len(layer.top) == 3:
         names, shapes = names[:3], shapes[:3]
+    elif len(layer.top) == 5:  # the first version of Fast R-CNN has one kind of weights
+        names, shapes = (*names[:4], "bbox_loss_weights"), shapes[:5]
     return _data(layer, names, shapes, "")
 
 

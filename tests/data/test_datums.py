@@ -20,6 +20,7 @@ from netc.data import (
     write_records,
 )
 from netc.data.datums import Records
+from netc.data.source import Opening
 from netc.errors import NetcError, Span, fail
 from netc.layers.data import Data, Database
 from netc.layers.transform import ImageTransform, NoiseParam, ResizeMode, ResizeParam
@@ -430,3 +431,44 @@ def test_the_shapes_of_absent_data_that_is_resized() -> None:
         item = probe(layer, assume=True)
         assert item.types == (BlobType(shape),)
         assert why in item.assumed
+
+
+# -- shuffled --------------------------------------------------------------------------------------
+
+
+def test_every_pass_has_an_order_of_its_own(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    source = make_database(raw(pixels(1, 2, 2, seed=i), label=i) for i in range(9))
+    layer = data(source, batch_size=4, shuffle=True)
+    found = batches(open_layer(layer, Phase.TRAIN, 1), 9)
+    labels = np.concatenate([labels for _, labels in found]).astype(int)
+    images = np.concatenate([images for images, _ in found])
+    passes = labels.reshape(4, 9)
+    assert all(sorted(order) == list(range(9)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 4
+    for image, label in zip(images, labels, strict=True):
+        np.testing.assert_array_equal(image, pixels(1, 2, 2, seed=label))
+    again = batches(open_layer(layer, Phase.TRAIN, 1), 9)
+    np.testing.assert_array_equal(labels, np.concatenate([labels for _, labels in again]))
+    other = batches(open_layer(layer, Phase.TRAIN, 2), 9)
+    assert labels.tolist() != np.concatenate([labels for _, labels in other]).tolist()
+
+
+def test_a_shuffled_feed_goes_on_where_it_was(
+    make_database: MakeDatabase, open_layer: OpenLayer
+) -> None:
+    source = make_database(raw(pixels(1, 2, 2), label=i) for i in range(5))
+    layer = data(source, batch_size=3, shuffle=True)
+    whole = [labels.tolist() for _, labels in batches(open_layer(layer), 6)]
+    late = open_layer(layer)
+    late.restore(Cursor(9, 5))
+    assert [labels.tolist() for _, labels in batches(late, 3)] == whole[3:]
+
+
+def test_the_record_at_fault_is_named_where_it_lies(make_database: MakeDatabase) -> None:
+    source = make_database([netc_pb2.Datum(channels=1, height=1, width=1, data=b"too long")] * 3)
+    layer = data(source, batch_size=1, shuffle=True)
+    place = Records(Path(source), Opening(name="", seed=0).draws)
+    assert place.key(0) in error_of(layer)
+    place.close()

@@ -74,6 +74,11 @@ def test_targets() -> None:
         ),
         (
             "roi_data_layer.layer.RoIDataLayer", "'num_classes': 3",
+            ("data", "rois", "labels", "t", "w"),
+            [(2, 3, 608, 1024), (128, 5), (128, 1, 1, 1), *[(128, 12)] * 2],
+        ),
+        (
+            "roi_data_layer.layer.RoIDataLayer", "'num_classes': 3",
             ("data", "rois", "labels", "t", "w", "v"),
             [(2, 3, 608, 1024), (128, 5), (128, 1, 1, 1), *[(128, 12)] * 3],
         ),
