@@ -13,7 +13,7 @@ from netc.layers.types import Array
 from netc.runtime.executor import Feed
 from netc.train.extension import Point
 from netc.train.log import logger
-from netc.train.solver import Solver
+from netc.train.solver import Action, Solver
 
 # Of the loss at the start: what counts as learnt.
 _NEAR_ZERO = 0.01
@@ -22,7 +22,8 @@ _NEAR_ZERO = 0.01
 def overfit(solver: Solver) -> list[str]:
     """Train on the first batch alone, up to max_iter, until the loss is near zero; say how it went.
 
-    Raises NetcError where it does not come near zero, with the layers that did not learn.
+    A stop that is asked for ends it early; snapshots are not made. Raises NetcError where it does
+    not come near zero, with the layers that did not learn.
     """
     net = solver.net
     net.feeds = {index: _Repeat(feed) for index, feed in net.feeds.items()}
@@ -34,6 +35,9 @@ def overfit(solver: Solver) -> list[str]:
         if _is_near_zero(losses):
             solver.stop("the loss is near zero")
 
+    asked = solver.action
+    # A snapshot of such a training is nothing to keep.
+    solver.action = lambda: action if (action := asked()) is Action.STOP else Action.NONE
     solver.on(Point.ITERATED, look)
     solver.step(solver.settings.max_iter)
     logger.info("Iteration %d, loss = %g (at first %g)", solver.iter, losses[-1], losses[0])
@@ -41,6 +45,10 @@ def overfit(solver: Solver) -> list[str]:
         return [
             f"learnt one batch by heart: loss {losses[0]:g} -> {losses[-1]:g} "
             f"in {solver.iter} iterations; nothing was written"
+        ]
+    if solver.stopped:
+        return [
+            f"{solver.stopped}: loss {losses[0]:g} -> {losses[-1]:g} in {solver.iter} iterations"
         ]
     found = list(_idle(solver, before))
     raise fail(

@@ -16,7 +16,7 @@ from netc.train.extension import Point
 from netc.train.overfit import overfit
 from netc.train.rehearsal import rehearse
 from netc.train.settings import read_settings
-from netc.train.solver import Solver
+from netc.train.solver import Action, Solver
 from netc.train.sweep import sweep
 from netc.train.trial import sweeping, training_only
 from tests.support.furnished import furnish
@@ -127,6 +127,15 @@ def test_only_the_first_batch_is_seen(folder: Path) -> None:
     assert len(seen) == 3
     for labels in seen:
         np.testing.assert_array_equal(labels, seen[0])
+
+
+def test_a_signal_ends_it_and_leaves_no_snapshot(folder: Path) -> None:
+    asked = [Action.STOP, Action.SNAPSHOT]
+    solver = solver_of(training_only(source_in(folder), 9), action=lambda: asked.pop())
+    (line,) = overfit(solver)
+    assert line.startswith("asked to: loss 1.")
+    assert line.endswith(" in 2 iterations")
+    assert not list(folder.glob("run*"))
 
 
 def test_layers_that_do_not_learn_are_named_with_the_reason(folder: Path) -> None:
