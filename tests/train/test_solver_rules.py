@@ -13,6 +13,7 @@ import pytest
 
 from netc.backends import find_backend
 from netc.data import write_datums
+from netc.learned import load_weights
 from netc.runtime import Executor
 from netc.schema import netc_pb2, read_solver
 from netc.train.scoring import Scores, average_outputs
@@ -165,7 +166,8 @@ def test_the_average_is_tested_and_saved_and_the_params_train_on(
     require(backend)
     decay, steps = 0.8, 4
     plain = solver_in(database, "", backend, "plain")
-    averaged = solver_in(database, f"ema_decay: {decay}", backend, "averaged")
+    later = "test_initialization: false"
+    averaged = solver_in(database, f"ema_decay: {decay} {later}", backend, "averaged")
     wanted: list[np.ndarray] = []
     for step in range(steps):
         plain.step(1)
@@ -192,6 +194,10 @@ def test_the_average_is_tested_and_saved_and_the_params_train_on(
     for ours, theirs in zip(tested[0], wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert same(params(plain), params(averaged))
+    fresh = solver_in(database, later, backend, "fresh")
+    load_weights(fresh.net, [str(weights)])
+    run_tests(fresh)
+    assert fresh.scores == averaged.scores, "the test net ran with what was saved"
 
 
 def test_a_run_can_end_its_average_or_begin_one(
