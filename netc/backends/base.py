@@ -116,9 +116,11 @@ class Terms:
     leaves in forward for backward. `reads`: what its backward looks at. `in_place`: the top may lie
     where bottom 0 lies, the diff of bottom 0 where that of the top lies. `can_add`: its gradients
     for bottoms can be added to what is there. `pieces`: the params, by place, whose gradients it
-    hands over in pieces instead of writing them anywhere. `forward_scratch` and `backward_scratch`:
-    bytes for the duration of a step. `reorders`: copies between layouts inside the kernel, for
-    printing.
+    hands over in pieces instead of writing them anywhere. `again`: prepares, as
+    `Kernel.forward` does, to compute the top once more in the backward pass, with the same bits,
+    from the bottom and what the kernel keeps; for kernels to which that is little work.
+    `forward_scratch` and `backward_scratch`: bytes for the duration of a step. `reorders`: copies
+    between layouts inside the kernel, for printing.
     """
 
     bottoms: tuple[Layout | None, ...]
@@ -129,6 +131,7 @@ class Terms:
     in_place: bool = False
     can_add: bool = False
     pieces: frozenset[int] = frozenset()
+    again: Callable[[Binding], Prepared] | None = None
     forward_scratch: int = 0
     backward_scratch: int = 0
     reorders: tuple[str, ...] = ()

@@ -130,6 +130,9 @@ class _Assignment:
         self.kept: dict[tuple[int, int], int] = {}
         self.param_diff: dict[int, int] = {}
         self.updated: set[int] = set()
+        #: Blobs that are computed again in the backward pass: by whom, and then where they lie.
+        self.makers: dict[int, int] = {}
+        self.made_again: dict[int, int] = {}
         #: Blobs that were copied to another layout, for the next who wants them so.
         self.copies: dict[tuple[str, Layout | None], int] = {}
         self.operands: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -139,6 +142,7 @@ class _Assignment:
     def run(self) -> Memory:
         for index, choice in enumerate(self.choices.choices):
             self._walk_forward(index, choice)
+        self._find_makers()
         written: set[str] = set()
         for blob in self.graph.loss_blobs:
             if self._reached(blob.key):
@@ -357,6 +361,8 @@ class _Assignment:
         """Return the data of bottoms and tops; only what backward reads has to be there still."""
         unit, terms = choice.unit, choice.terms
         bottoms, tops = self.operands[index]
+        if Reads.BOTTOM in terms.reads:
+            bottoms = tuple(self._again(bottom, unit.nodes[0], time) for bottom in bottoms)
         if not self.keep_all:
             self._touch(bottoms if Reads.BOTTOM in terms.reads else (), time)
             self._touch(tops if Reads.TOP in terms.reads else (), time)
@@ -373,6 +379,55 @@ class _Assignment:
                 )
             both.append(values)
         return both[0], both[1]
+
+    def _find_makers(self) -> None:
+        """Find the tops that need not live until the backward pass, as they are made again there.
+
+        Whoever makes one has its own bottom until its backward, which comes after that of all who
+        read the top. The top must not be seen from outside or through a view.
+        """
+        if self.keep_all:
+            return
+        for index, choice in enumerate(self.choices.choices):
+            unit = choice.unit
+            if not (choice.terms.again and unit.runs and Reads.BOTTOM in choice.terms.reads):
+                continue
+            (key,) = unit.tops
+            value = self.operands[index][1][0]
+            readers = [self.graph.nodes[reader].layer for reader in self.graph.readers[key]]
+            seen = key in self.visible or any(layer.view for layer in readers)
+            if not seen and value == self.data[key]:
+                self.makers[value] = index
+
+    def _again(self, value: int, reader: int, time: int) -> int:
+        """Return what stands for a value in the backward pass; plan the step that makes it."""
+        if value not in self.makers:
+            return value
+        if value not in self.made_again:
+            index = self.makers[value]
+            choice = self.choices.choices[index]
+            unit = choice.unit
+            bottoms = tuple(self._again(one, reader, time) for one in self.operands[index][0])
+            kept = self._kept_of(choice)
+            self._touch((*bottoms, *kept), time)
+            original = self.values[value]
+            made = self._value(f"{original.name} again", original.shape, original.layout, time)
+            self.made_again[value] = made
+            self.backward.append(
+                Step(
+                    unit.nodes[0],
+                    Direction.BACKWARD,
+                    choice.backend,
+                    nodes=unit.nodes,
+                    choice=index,
+                    bottoms=bottoms,
+                    tops=(made,),
+                    kept=kept,
+                    params=unit.params,
+                    again=reader,
+                )
+            )
+        return self.made_again[value]
 
     def _top_diff(self, key: str, layout: Layout | None, time: int, node: int) -> int:
         if key not in self.diff:

@@ -93,9 +93,10 @@ class Step:
     """One kernel call.
 
     `nodes` are the layers that it runs, `node` the first of them. `adds[i]` says whether the
-    gradient for bottom i adds to what its diff holds already or overwrites it. `kernel` names the
-    backend whose kernel runs, `declined` why faster ones do not; `choice` is its place in
-    `Plan.kernels`. The other fields are buffers, and the params in the order of the layers.
+    gradient for bottom i adds to what its diff holds already or overwrites it. A step of the
+    backward pass with `again` computes a top once more, for that layer and those that come later.
+    `kernel` names the backend whose kernel runs, `declined` why faster ones do not; `choice` is its
+    place in `Plan.kernels`. The other fields are buffers, and the params in the layers' order.
     """
 
     node: int
@@ -113,6 +114,7 @@ class Step:
     scratch: int | None = None
     params: tuple[ParamUse, ...] = ()
     wants_params: tuple[bool, ...] = ()
+    again: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,7 @@ class Plan:
         )
 
     def _render_step(self, step: Step) -> str:
-        if step.direction is Direction.FORWARD:
+        if step.direction is Direction.FORWARD or step.again is not None:
             reads = [self._render_buffer(buffer) for buffer in step.bottoms]
             writes = [self._render_buffer(buffer) for buffer in step.tops]
         else:
@@ -276,8 +278,9 @@ class Plan:
             ]
             writes += [f"diff of param {i}" for i, want in enumerate(step.wants_params) if want]
         labels = " + ".join(self.graph.nodes[node].label for node in step.nodes)
+        what = step.direction.value if step.again is None else "again"
         text = (
-            f"{step.direction.value:<8} {labels}  [{step.kernel}]  "
+            f"{what:<8} {labels}  [{step.kernel}]  "
             f"{', '.join(reads) or '-'} -> {', '.join(writes) or '-'}"
         )
         return "\n".join([text, *(f"{'':<10}declined: {reason}" for reason in step.declined)])

@@ -540,7 +540,8 @@ class Executor:
             diff, value = self.diff(step.blob), step.value
             # It belongs to the first gradient that is added, of whatever part of the net is run.
             return max(self._passing_back(step.blob)), lambda: diff.fill(value)
-        return step.node, self._prepare(step)
+        made_for = step.again if isinstance(step, Step) else None
+        return step.node if made_for is None else made_for, self._prepare(step)
 
     def _passing_back(self, key: str) -> list[int]:
         """Return the readers of a blob that have a gradient for it."""
@@ -569,6 +570,9 @@ class Executor:
             run = kernel.forward(replace(bound, tops=(), place=place))
         elif step.direction is Direction.FORWARD:
             run = kernel.forward(self._bind(step, node, params, ()))
+        elif step.again is not None:
+            assert kernel.terms.again is not None
+            run = kernel.terms.again(self._bind(step, node, params, ()))
         elif any(step.wants_params):
             run = self._prepare_gradients(step, node, kernel, params)
         else:

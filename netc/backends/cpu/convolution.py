@@ -300,7 +300,8 @@ class ConvolutionKernel(Kernel):
             Mover(self.small, self._weights.desc(onednn.DIFF_DST_MD), scratch),
             Mover(self.weight, self._weights.desc(onednn.DIFF_WEIGHTS_MD), scratch),
         )
-        self._unused_weights = scratch.reserve(self.weight.nbytes)
+        if not self._job.wants_params[0]:
+            self._unused_weights = scratch.reserve(self.weight.nbytes)
 
     def _prepare_forward(self) -> None:
         self._add_bias: Primitive | None = None

@@ -172,6 +172,18 @@ class NormKernel(Kernel):
                 ),
                 "gradient of batch normalisation",
             )
+            # From the statistics that are kept; the ReLU's mask is there already.
+            self._again = fast(
+                primitive(
+                    "batch_normalization_forward",
+                    onednn.FORWARD_INFERENCE,
+                    self._x,
+                    self._x,
+                    eps,
+                    flags | onednn.GLOBAL_STATS,
+                ),
+                "batch normalisation with given statistics",
+            )
             self._unused = scratch.reserve(self._channels.nbytes)
             if not job.wants_bottoms[0]:
                 self._unused_x = scratch.reserve(self._x.nbytes)
@@ -187,6 +199,7 @@ class NormKernel(Kernel):
             kept=tuple(kept),
             reads=Reads.BOTTOM if job.train else Reads.NOTHING,
             in_place=True,
+            again=self._bind_again if job.train else None,
             backward_scratch=scratch.nbytes,
         )
 
@@ -226,6 +239,16 @@ class NormKernel(Kernel):
                 np.add(total, new, out=total)
 
         return in_a_row([run, gather])
+
+    def _bind_again(self, binding: Binding) -> Prepared:
+        arrays = {
+            onednn.SRC: (self._x, binding.bottoms[0]),
+            onednn.DST: (self._x, binding.tops[0]),
+            onednn.MEAN: (self._channels, binding.kept[0]),
+            onednn.VARIANCE: (self._channels, binding.kept[1]),
+            **self._factors(binding),
+        }
+        return self._again.bind(arrays)
 
     def backward(self, binding: Binding) -> Prepared:
         dx = binding.bottom_diffs[0]

@@ -140,7 +140,7 @@ def test_not_a_number_is_found_in_bf16() -> None:
     net.params[0].fill(np.nan)
     found = net.first_nonfinite()
     assert found is not None
-    assert found[0].name == "first"
+    assert found.node.name == "first"
 
 
 CHAIN = """
