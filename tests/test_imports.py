@@ -20,9 +20,9 @@ PACKAGE = ROOT / "netc"
 
 # stage: (the stages it may use, the third-party modules it may use)
 #
-# `errors`, `patterns` and `_version` know nothing of netc and may be used everywhere. A module with
-# a line of its own is a stage of its own: plans are made against the backends' contract, while the
-# backends themselves take the plan's words.
+# `errors`, `patterns`, `threads` and `_version` know nothing of netc and may be used everywhere. A
+# module with a line of its own is a stage of its own: plans are made against the backends'
+# contract, while the backends themselves take the plan's words.
 ALLOWED: dict[str, tuple[str, str]] = {
     "text": ("", "yaml"),
     "schema": ("text", "google"),
@@ -65,7 +65,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "__main__": ("cli", ""),
 }
-EVERYWHERE = {"errors", "patterns", "_version"}
+EVERYWHERE = {"errors", "patterns", "threads", "_version"}
 
 # `_typeshed` is the standard library's own types, for type checkers only.
 STANDARD = sys.stdlib_module_names | {"_typeshed"}

@@ -9,6 +9,7 @@ import logging
 
 from netc.backends.base import Backend, Precision
 from netc.errors import fail, nearest
+from netc.threads import processors, set_computing
 
 BACKENDS = ("auto", "cpu", "reference")
 
@@ -57,8 +58,40 @@ def _fall_back(reason: str) -> None:
     _logger.warning("precision bf16: %s; computing in float32", reason)
 
 
+def use_threads(n: int) -> None:
+    """Let n threads compute from now on, in every pool of the process: oneDNN's, BLAS's, netc's.
+
+    Call it before nets are made, from the thread that runs them. By default each pool has a thread
+    per processor; pools do not compute at the same time. Raises NetcError for a number that this
+    process has no processors for.
+    """
+    most = processors()
+    if not 1 <= n <= most:
+        raise fail(
+            f"{n} threads cannot compute here",
+            expected=f"1 to {most}: the processors that this process may use",
+            got=n,
+        )
+    from netc.backends.cpu import status
+    from netc.backends.reference import blas
+
+    set_computing(n)
+    blas.set_threads(n)
+    if status()[0]:
+        from netc.backends.cpu.onednn import set_threads
+
+        set_threads(n)
+
+
 def states() -> dict[str, tuple[bool, str]]:
     """Say of each backend, the fastest first, whether it works and what it runs on or lacks."""
     from netc.backends.cpu import status
+    from netc.backends.reference import blas
 
-    return {"cpu": status(), "reference": (True, "NumPy")}
+    works, words = status()
+    if works:
+        from netc.backends.cpu.onednn import threads
+
+        words += f", threads: {threads()}"
+    numpy = f"NumPy, threads of matrix products: {blas.threads() or 'unknown'}"
+    return {"cpu": (works, words), "reference": (True, numpy)}

@@ -404,7 +404,7 @@ def require_weights(args: argparse.Namespace) -> None:
 
 
 def backend_options(parser: Parser) -> None:
-    """Add -backend, -precision and Caffe's -gpu."""
+    """Add -backend, -precision, -threads and Caffe's -gpu."""
     parser.flag(
         "backend",
         default="auto",
@@ -417,6 +417,13 @@ def backend_options(parser: Parser) -> None:
         metavar="fp32|bf16",
         help="what to compute in: bf16 is faster where the processor has it, and less exact "
         "(default: what the solver says, or fp32)",
+    )
+    parser.flag(
+        "threads",
+        type=count,
+        default=0,
+        metavar="N",
+        help="threads that compute (default: one for each processor that netc may use)",
     )
     parser.flag(
         "gpu",
@@ -470,9 +477,11 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 def chosen_backend(args: argparse.Namespace, otherwise: str = "fp32") -> Backend:
     """Return the backend of the flags; `otherwise` is the precision that counts without a flag."""
-    from netc.backends import find_backend
+    from netc.backends import find_backend, use_threads
     from netc.backends.base import Precision
 
+    if args.threads:
+        use_threads(args.threads)
     return find_backend(args.backend, Precision(args.precision or otherwise))
 
 

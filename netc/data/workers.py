@@ -9,22 +9,16 @@ not depend on their number.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from netc.threads import processors
 
 # More threads than this decode faster than any net here consumes.
 _MOST = 8
 # Pieces of a batch for each thread: enough for the last ones to end at about the same time.
 _PIECES = 4
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Workers:

@@ -33,6 +33,7 @@ from netc.pycaffe.settings import (
     set_random_seed,
     set_solver_count,
     set_solver_rank,
+    set_threads,
     solver_count,
     solver_rank,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "set_random_seed",
     "set_solver_count",
     "set_solver_rank",
+    "set_threads",
     "solver_count",
     "solver_rank",
     "to_proto",

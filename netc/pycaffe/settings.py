@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 
+from netc.backends import use_threads
 from netc.errors import NetcError, fail
 from netc.layers import registry
 from netc.layers.types import Phase
@@ -59,6 +60,15 @@ def set_mode_gpu() -> None:
     No error, because the results are the same and scripts that call it are meant to run.
     """
     logger.warning("set_mode_gpu: this version of netc has no GPU backend; running on the CPU")
+
+
+def set_threads(threads: int) -> None:
+    """Let so many threads compute, in nets and solvers that are made from here on.
+
+    Without it there is one for each processor that the process may use. netc's own: Caffe leaves
+    this to the environment of its BLAS.
+    """
+    use_threads(threads)
 
 
 def set_device(device: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from netc._version import __version__
 from netc.report.machine import to_json
 from netc.report.table import size
+from netc.threads import processors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OLDEST_PYTHON = (3, 11)
@@ -222,8 +223,7 @@ def _processor() -> str:
 
 
 def _usable_processors() -> str:
-    n_all = os.cpu_count() or 1
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
+    n_all, n = os.cpu_count() or 1, processors()
     text = f"{n} threads usable" if n == n_all else f"{n} of {n_all} threads usable"
     # What a container may use, which does not show in the affinity.
     quota = next(iter(_lines("/sys/fs/cgroup/cpu.max")), "max").split()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+
+from netc.threads import computing
 
 Blob = NDArray[np.float32]
 
@@ -47,8 +48,8 @@ def in_pieces(arrays: Sequence[Blob], work: Callable[..., None]) -> None:
         with np.errstate(**state):
             share()
 
-    pool = _threads()
-    helping = [pool.submit(share_of_thread) for _ in range(_N_THREADS)]
+    n = computing()
+    helping = [_threads(n).submit(share_of_thread) for _ in range(n)]
     for helper in helping:
         helper.result()
 
@@ -81,9 +82,6 @@ def bound_norm(arrays: Sequence[Blob], limit: float) -> None:
 _local = threading.local()
 
 
-_N_THREADS = os.cpu_count() or 1
-
-
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_N_THREADS, thread_name_prefix="netc-update")
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="netc-update")

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from netc.threads import processors
 from tests.cli.conftest import Netc
 
 
@@ -72,3 +73,16 @@ def test_iterations_are_at_least_one(netc: Netc) -> None:
 def test_a_gpu_that_is_asked_for_is_not_used_in_silence(folder: Path, netc: Netc) -> None:
     told = netc("time", "-model", "deploy.prototxt", "-iterations", "1", "-gpu", "all")
     assert "-gpu all: this version of netc has no GPU backend" in told.err
+
+
+def test_threads(folder: Path, netc: Netc) -> None:
+    most = processors()
+    flags = ("-model", "net.prototxt", "-iterations", "1", "-threads")
+    assert netc("time", *flags, str(most)).code == 0
+    told = netc("time", *flags, str(most + 1))
+    assert told.code == 1
+    assert f"{most + 1} threads cannot compute here" in told.err
+    assert f"1 to {most}: the processors that this process may use" in told.err
+    told = netc("time", *flags, "0")
+    assert told.code == 2
+    assert "which is no whole number from 1 on" in told.err

@@ -509,6 +509,11 @@ def has_bf16() -> bool:
     return isa & _AVX512_BF16 == _AVX512_BF16
 
 
+def threads() -> int:
+    """Return on how many threads the calling thread's primitives run."""
+    return int(load().openmp.omp_get_max_threads())
+
+
 def set_threads(n: int) -> None:
     """Let the calling thread's primitives run on n threads."""
     load().openmp.omp_set_num_threads(c_int(n))
