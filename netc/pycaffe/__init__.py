@@ -5,10 +5,12 @@
     set_random_seed(n)                 the same fillers and dropout in every run
     NetSpec, layers, params, to_proto  nets written in Python
     io.Transformer, Classifier         images in, class probabilities out
+    Detector                           windows of images in, scores out
+    draw, coord_map                    pictures of nets, coordinates of blobs
+    install()                          let `import caffe` mean this package
 
-What differs from pycaffe: mistakes are a `netc.errors.NetcError` that says what to do, where
-pycaffe raises RuntimeError or Exception or ends the process. `save` writes HDF5 where the name ends
-in `.h5`. There is no GPU backend: `set_mode_gpu` says so and goes on.
+What differs from pycaffe is told in `docs/pycaffe.md`. Mistakes are a `netc.errors.NetcError` that
+says what to do, and of pycaffe's class of exception besides.
 """
 
 from netc.pycaffe import coord_map, draw, io, proto

@@ -201,7 +201,7 @@ class AdamSolver(SGDSolver):
     type = "Adam"
 
 
-class AdamWSolver(Solver):
+class AdamWSolver(SGDSolver):
     """Adam with a weight decay beside its step."""
 
     type = "AdamW"
