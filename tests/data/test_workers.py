@@ -59,21 +59,27 @@ def test_of_several_errors_the_first_in_order_counts(
     assert caught.value.args == (first,)
 
 
-def most_at_a_time(workers: Workers, count: int = 12) -> int:
-    lock = threading.Lock()
-    now, most = 0, 0
+class Counter:
+    """Work that counts how many of it are done at a time."""
 
-    def work(i: int) -> None:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 0
+        self.most = 0
+
+    def __call__(self, i: int) -> None:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
         time.sleep(0.01)
-        with lock:
-            now -= 1
+        with self._lock:
+            self._now -= 1
 
-    workers.run(work, count)
-    return most
+
+def most_at_a_time(workers: Workers) -> int:
+    count = Counter()
+    workers.run(count, 12)
+    return count.most
 
 
 def test_a_fixed_number_of_threads_works() -> None:
@@ -109,25 +115,13 @@ def test_who_begins_to_wait_speeds_up_what_is_under_way(monkeypatch: pytest.Monk
 
 
 def test_two_layers_share_the_threads() -> None:
-    workers = Workers(2)
-    lock = threading.Lock()
-    now, most = 0, 0
-
-    def work(i: int) -> None:
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        time.sleep(0.005)
-        with lock:
-            now -= 1
-
-    feeds = [threading.Thread(target=workers.run, args=(work, 10)) for _ in range(3)]
+    workers, count = Workers(2), Counter()
+    feeds = [threading.Thread(target=workers.run, args=(count, 10)) for _ in range(3)]
     for feed in feeds:
         feed.start()
     for feed in feeds:
         feed.join()
-    assert most == 2
+    assert count.most == 2
 
 
 def test_workers_that_nobody_uses_any_more_end() -> None:

@@ -323,3 +323,22 @@ def test_the_log_is_that_of_netc_train(tmp_path: Path, caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "netc"):
         solver.step(1)
     assert "Iteration 0, lr = 0.1" in caplog.text
+
+
+def test_layers_are_frozen_and_unfrozen_as_the_file_says(tmp_path: Path) -> None:
+    schedule = 'freeze: "ip" unfreeze { layer: "ip" iter: 3 }'
+    solver = caffe.SGDSolver(write(tmp_path, f"random_seed: 1 {schedule}", RANDOM))
+    frozen, trained = solver.net.params["ip"][0], solver.net.params["out"][0]
+    array = frozen.data
+    before = array.copy(), trained.data.copy()
+    solver.step(3)
+    assert np.array_equal(frozen.data, before[0])
+    assert not frozen.diff.any()
+    assert not np.array_equal(trained.data, before[1])
+    # Scripts may hold the arrays: the params stay in them, and blobs keep theirs.
+    blob = solver.net.blobs["ip"].data
+    solver.step(1)
+    assert np.shares_memory(frozen.data, array)
+    assert not np.array_equal(array, before[0])
+    assert frozen.diff.any()
+    assert np.shares_memory(solver.net.blobs["ip"].data, blob)

@@ -12,12 +12,13 @@ from netc.backends import find_backend
 from netc.data import write_datums
 from netc.errors import NetcError
 from netc.plan.types import Direction, Step
-from netc.schema import netc_pb2, read_solver
+from netc.schema import read_solver
 from netc.train import tuning
 from netc.train.finetuning import Asked
 from netc.train.freezing import Freeze, Rate, Unfreeze, Wishes
 from netc.train.solver import Solver
 from netc.weights.transfer import PartialCopy, Rename, Transfer
+from tests.data.samples import pixels, raw
 from tests.support.nets import require
 
 NET = """
@@ -45,20 +46,7 @@ BACKENDS = ["reference", "cpu"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    write_datums(
-        tmp_path / "db",
-        (
-            netc_pb2.Datum(
-                channels=1,
-                height=6,
-                width=6,
-                data=rng.integers(0, 255, 36, dtype=np.uint8).tobytes(),
-                label=int(i % 3),
-            )
-            for i in range(10)
-        ),
-    )
+    write_datums(tmp_path / "db", (raw(pixels(1, 6, 6, seed=i), i % 3) for i in range(10)))
     (tmp_path / "net.prototxt").write_text(NET)
     return tmp_path
 

@@ -22,7 +22,7 @@ from netc.train import tuning
 from netc.train.finetuning import Asked
 from netc.train.solver import Solver
 from netc.weights import read_weights
-from tests.data.samples import encoded, pixels, raw
+from tests.data.samples import FILES, encoded, pixels, raw
 from tests.support.disks import small_disk
 from tests.support.nets import require
 
@@ -198,6 +198,32 @@ def test_a_test_net_goes_on_in_its_data_too(folder: Path) -> None:
     equal(whole, second)
     assert second.scores == whole.scores
     close(whole, first, second)
+
+
+@pytest.mark.parametrize("end", ["", ".h5"])
+def test_states_of_caffe_go_on_and_say_what_they_lack(
+    tmp_path: Path, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("net.prototxt", f"model_iter_4.solverstate{end}"):
+        shutil.copy(FILES / name, tmp_path)
+    weights = "weights.h5" if end else "model_iter_4.caffemodel"
+    shutil.copy(FILES / weights, tmp_path / f"model_iter_4.caffemodel{end}")
+    net = (tmp_path / "net.prototxt").read_text()
+    solver = solver_in(tmp_path, net, MOMENTUM)
+    tuning.start(solver, Asked(), str(tmp_path / f"model_iter_4.solverstate{end}"))
+    assert "was not written by netc: data starts from its beginning" in caplog.text
+    assert solver.iter == 4
+    with np.load(FILES / "model_iter_4_reference.npz") as reference:
+        for i, history in enumerate(solver.rule.history):
+            np.testing.assert_array_equal(history, reference[f"history:{i}"])
+    solver.step(1)
+    # Caffe's states do not name the type, but these have another number of arrays.
+    for rule in ('type: "Adam"', 'type: "AdaDelta" momentum: 0.9'):
+        other = solver_in(tmp_path, net, rule)
+        message = refused(other, tmp_path / f"model_iter_4.solverstate{end}")
+        assert "another net or another type of solver" in message
+        assert "10 history blobs" in message and "20 history blobs" in message
+    close(solver)
 
 
 # -- what cannot go on -----------------------------------------------------------------------------
