@@ -200,6 +200,14 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "Filter": (Suits(("N C", "N"), values={1: below(2)}),),
     "FocalLoss": (_scores(),),
+    "GeneralContrastiveLoss": (
+        Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
+        Suits(("N 3", "N", "N 3"), {}, {1: below(3), 2: positive}),
+    ),
+    "GeneralTripletLoss": (
+        Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
+        Suits(("N 3", "N", "N"), {}, {1: below(3), 2: positive}),
+    ),
     "GroupNorm": (Suits(("N 4 H W",), {"group_num": 2}),),
     "HingeLoss": (Suits(("N 3", "N"), values={1: below(3)}),),
     "Im2col": (Suits(("N C 3 4",), _KERNEL),),
