@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from netc.assemble import PLANS, Plans
@@ -15,7 +16,7 @@ from netc.export.batch import with_batch
 from netc.layers.types import Phase
 from netc.plan import Direction
 from netc.runtime import Executor
-from tests.support.nets import executor_of, graph_of, net_of, require
+from tests.support.nets import executor_of, graph_of, net_of, net_texts, require, set_inputs
 from tests.test_conformance_layers import VECTORS
 
 # What is before the filter goes item by item, so that it makes no difference whether items are left
@@ -337,3 +338,49 @@ def test_detections_are_as_many_as_there_are() -> None:
         judged = filled.data("judged")
         np.testing.assert_array_equal(net.data("judged"), judged[:, :, : 2 + count])
     assert len(counts) > 2
+
+
+def selecting(text: str) -> tuple[str, list[str]]:
+    """Have each loss of a net judge a selection of its items; return the selectors too."""
+    lines, selectors = [], []
+    for line in text.split("\n"):
+        found = re.search(r'type: "EuclideanLoss" bottom: "(\S+)" bottom: "(\S+)"', line)
+        if found:
+            bottom, target = found.groups()
+            selectors.append(f"selector{len(selectors)}")
+            name = selectors[-1]
+            lines += [
+                f'layer {{ name: "in {name}" type: "Input" top: "{name}" '
+                "input_param { shape { dim: 2 } } }",
+                f'layer {{ name: "{name}" type: "Filter" bottom: "{bottom}" bottom: "{target}" '
+                f'bottom: "{name}" top: "some {name}" top: "want {name}" }}',
+                f'layer {{ name: "after {name}" type: "TanH" bottom: "some {name}" '
+                f'top: "some {name}" }}',
+            ]
+            line = line.replace(f'"{bottom}"', f'"some {name}"', 1)
+            line = line.replace(f'"{target}"', f'"want {name}"', 1)
+        lines.append(line)
+    return "\n".join(lines), selectors
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=net_texts(), selections=st.lists(st.lists(st.booleans()), min_size=2, max_size=4))
+def test_sharing_memory_changes_no_number_when_plans_change(
+    text: str, selections: list[list[bool]]
+) -> None:
+    """Nets with layers whose tops depend on the data, anywhere in the second half of the pass."""
+    text, selectors = selecting(text)
+    shared, kept = executor_of(net_of(text)), executor_of(net_of(text), keep="all")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        poison(shared, monkeypatch)
+        for seed, flags in enumerate(selections):
+            for net in (shared, kept):
+                set_inputs(net, seed)
+                for i, name in enumerate(selectors):
+                    net.data(name)[...] = [(flags + [True] * 99)[2 * i + j] for j in range(2)]
+                net.clear_param_diffs()
+                net.forward()
+                net.backward()
+            assert shared.loss() == kept.loss()
+            for a, b in zip(gradients(shared), gradients(kept), strict=True):
+                np.testing.assert_array_equal(a, b)
