@@ -138,8 +138,11 @@ def check_one_image(maps: BlobType) -> None:
 
 
 def check_truth(truth: BlobType, index: int) -> int:
-    """Refuse what is not rows (x1, y1, x2, y2, class); return their number."""
-    if truth.axes < 2 or truth.shape[1] != 5 or truth.span(2) != 1:
+    """Refuse what is not rows (x1, y1, x2, y2, class); return their number.
+
+    Rows of 4 pass: the data layer of py-faster-rcnn shows (1, 4) before its first image.
+    """
+    if truth.axes < 2 or truth.shape[1] not in (4, 5) or truth.span(2) != 1:
         raise Refusal(
             f"bottom {index} holds no ground truth",
             expected="shape (G, 5): x1, y1, x2, y2, class",
@@ -147,6 +150,17 @@ def check_truth(truth: BlobType, index: int) -> int:
             setting="bottom",
         )
     return truth.shape[0]
+
+
+def truth_rows(truth: Array) -> Array:
+    """Return the boxes of the ground truth, with their classes and without padding."""
+    if truth.shape[1] != 5:
+        raise Refusal(
+            "the ground truth has no classes",
+            expected="rows of x1, y1, x2, y2, class",
+            got=f"shape {BlobType(tuple(truth.shape))}",
+        )
+    return without_padding(truth).astype("float64")
 
 
 def check_positive(layer: Layer, *names: str) -> None:
@@ -448,7 +462,7 @@ class AnchorTarget(Anchored):
         xp, (maps, truth, info) = call.xp, call.bottoms[:3]
         height, width = maps.shape[2:]
         high, wide = info.reshape(-1)[0], info.reshape(-1)[1]
-        truth = without_padding(truth).astype("float64")
+        truth = truth_rows(truth)
         boxes = self.grid(xp, height, width)
         border = self.allowed_border
         inside = (
@@ -601,7 +615,8 @@ class ProposalTarget(Layer):
         count = self.batch_size
         if count < 0:
             count = sum(b.shape[0] for b in call.bottoms)
-        regions, truth = (without_padding(b).astype("float64") for b in call.bottoms)
+        regions = without_padding(call.bottoms[0]).astype("float64")
+        truth = truth_rows(call.bottoms[1])
         self._check(xp, regions, truth)
         own = xp.concatenate([xp.zeros((len(truth), 1)), truth[:, :4]], axis=1)
         regions = xp.concatenate([regions, own])

@@ -419,7 +419,7 @@ K6 = ProposalTarget(num_classes=6)
         (with_(TARGET, batch_size=0), ANCHOR, "batch_size"),
         (with_(TARGET, fg_fraction=2.0), ANCHOR, "fg_fraction"),
         (with_(TARGET, bbox_inside_weights=(1.0,)), ANCHOR, "bbox_inside_weights"),
-        (TARGET, ((1, 12, 4, 5), (2, 4), (1, 3)), "bottom"),
+        (TARGET, ((1, 12, 4, 5), (2, 3), (1, 3)), "bottom"),
         (TARGET, ((2, 12, 4, 5), (2, 5), (1, 3)), "bottom"),
         (ProposalTarget(), SECOND, "num_classes"),
         (with_(K6, batch_size=0), SECOND, "batch_size"),
@@ -428,6 +428,7 @@ K6 = ProposalTarget(num_classes=6)
         (with_(K6, bg_thresh_lo=-1.0), SECOND, "bg_thresh_lo"),
         (K6, ((9, 4), (2, 5)), "bottom"),
         (K6, ((9, 5), (2, 6)), "bottom"),
+        (K6, ((9, 5), (2, 3)), "bottom"),
     ],
 )
 def test_refused(layer: Layer, shapes: tuple[tuple[int, ...], ...], setting: str) -> None:
@@ -516,3 +517,15 @@ def test_faster_rcnn_of_a_few_layers_trains() -> None:
         net.clear_param_diffs()
     first, last = np.mean(losses[:3], axis=0), np.mean(losses[-3:], axis=0)
     assert np.isfinite(losses).all() and (last < first).all(), (first, last)
+
+
+@pytest.mark.parametrize(("layer", "first"), [(K6, (9, 5)), (TARGET, ANCHOR[0])])
+def test_truth_without_classes_passes_until_there_is_an_image(
+    layer: Layer, first: tuple[int, ...]
+) -> None:
+    # The data layer of py-faster-rcnn shows (1, 4) before its first image.
+    rest = [np.zeros(shape) for shape in (ANCHOR[2:] if layer is TARGET else ())]
+    bottoms = [np.zeros(first), np.ones((1, 4)), *rest]
+    layer.infer(*(BlobType(b.shape) for b in bottoms))
+    with pytest.raises(Refusal, match="the ground truth has no classes"):
+        forward(layer, bottoms)
