@@ -6,6 +6,7 @@ between them, so that these have no memory. It runs where its last layer stands.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,11 +76,12 @@ def _cut(
     """Return units that consist of these nodes."""
     free = set(nodes)
     found = []
+    starting = _by_start(tuple(chains))
     for index in nodes:
         if index not in free:
             continue
         members: tuple[int, ...] = (index,)
-        for chain in chains:
+        for chain in starting.get(graph.nodes[index].type, ()):
             if len(chain) > longest.get(index, len(chain)):
                 continue
             longer = _follow(graph, need, index, chain, visible)
@@ -91,13 +93,20 @@ def _cut(
     return sorted(found, key=lambda unit: unit.at)
 
 
+@functools.lru_cache(maxsize=4)
+def _by_start(chains: tuple[tuple[str, ...], ...]) -> dict[str, list[tuple[str, ...]]]:
+    """Return the chains by the type that they start with, in their order."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for chain in chains:
+        found.setdefault(chain[0], []).append(chain)
+    return found
+
+
 def _follow(
     graph: Graph, need: Need, first: int, chain: tuple[str, ...], visible: frozenset[str]
 ) -> tuple[int, ...]:
-    """Return the nodes of a chain that starts at node `first`, () if there is none."""
+    """Return the nodes of a chain that starts with node `first`, () if it does not go on."""
     nodes = [first]
-    if graph.nodes[first].type != chain[0]:
-        return ()
     for kind in chain[1:]:
         node = graph.nodes[nodes[-1]]
         if len(node.tops) != 1 or node.tops[0] in visible:
