@@ -11,7 +11,8 @@ import pytest
 
 from netc.backends import find_backend
 from netc.errors import NetcError
-from netc.schema import read_solver
+from netc.learned import load_weights
+from netc.schema import netc_pb2, read_solver
 from netc.train import testing
 from netc.train.outcome import outcome
 from netc.train.scoring import Scores
@@ -194,3 +195,17 @@ def test_a_score_needs_tests(folder: Path) -> None:
     text = BASE.replace("test_iter: 1 test_interval: 1", "") + "keep_best: true"
     with pytest.raises(NetcError, match="keep_best looks at tests, but none are made"):
         Solver(read_solver(folder / "own.prototxt", text), find_backend("reference"))
+
+
+def test_the_best_weights_are_those_that_were_tested(folder: Path) -> None:
+    """With a running average that is the average; the test data is seen as a whole each time."""
+    extra = 'score: "loss" keep_best: true ema_decay: 0.9'
+    text = BASE.replace("test_iter: 1", "test_iter: 2") + f'snapshot_prefix: "{folder}/run" '
+    solver = Solver(read_solver(folder / "own.prototxt", text + extra), find_backend("reference"))
+    solver.solve()
+    best = netc_pb2.ScoreState.FromString(
+        dict(read_state(folder / "run_best.solverstate").extensions)["score"]
+    )
+    again = Solver(read_solver(folder / "own.prototxt", text), find_backend("reference"))
+    load_weights(again.net, [str(folder / "run_best.caffemodel")])
+    assert testing.test(again, 0).loss == best.best
