@@ -57,6 +57,10 @@ class Net:
         return self._shaped(sizes=sizes)
 
 
+#: As for `plan`; or what finds the keys in the graph, for those who do not have it yet.
+Keep = Iterable[str] | str | Callable[[Graph], Iterable[str]]
+
+
 class GraphAlone:
     """A graph that no text says, such as a deployed one, and its like for other shapes."""
 
@@ -83,7 +87,7 @@ class Plans:
         backend: Backend,
         *,
         train: bool,
-        keep: Iterable[str] | str = (),
+        keep: Keep = (),
         updates: Updates = Updates.NONE,
         param_layouts: Mapping[int, Layout | None] | None = None,
         prepared: Callable[[Graph], Graph] = lambda graph: graph,
@@ -91,6 +95,8 @@ class Plans:
     ) -> None:
         self._net, self._prepared = net, prepared
         self._change: Callable[[Graph], Graph] = lambda graph: graph
+        if callable(keep):
+            keep = keep(net.graph)
         keep = keep if isinstance(keep, str) else tuple(keep)
         self._plan = partial(plan, backend=backend, train=train, keep=keep, updates=updates)
         graph = prepared(net.graph)
@@ -280,7 +286,7 @@ def executor(
     backend: Backend,
     *,
     train: bool,
-    keep: Iterable[str] | str = (),
+    keep: Keep = (),
     updates: Updates = Updates.NONE,
     seed: int = 0,
     params: Mapping[int, Array] | None = None,
@@ -348,7 +354,7 @@ def assembled(
     backend: Backend,
     *,
     train: bool,
-    keep: Iterable[str] | str = (),
+    keep: Keep = (),
     updates: Updates = Updates.NONE,
     seed: int = 0,
     sharing: Executor | None = None,

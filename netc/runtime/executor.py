@@ -302,10 +302,6 @@ class Executor:
         """
         return self._buffers[self.plan.data[key]]
 
-    def plain_data(self, key: str) -> Array:
-        """Return the data of a blob version in C order: its own memory where it lies so."""
-        return self._plain(self.plan.data[key])
-
     def _plain(self, index: int) -> Array:
         buffer, values = self.plan.buffers[index], self._buffers[index]
         if buffer.layout is None:

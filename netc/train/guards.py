@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.errors import NetcError, fail
-from netc.graph.types import Node
-from netc.layers.types import Array, Reads
-from netc.plan.types import Step
+from netc.graph.types import Graph, Node
+from netc.layers.types import Array
 from netc.runtime.statistics import Statistics
 from netc.train.extension import Extension, Point, every
 from netc.train.log import logger
@@ -139,10 +138,10 @@ class DeadUnits(Extension):
         self._told: set[str] = set()
 
     def attach(self, solver: Solver) -> None:
-        """Find the layers and add the call."""
+        """Find the layers and add the call; the net must keep `watched_blobs`."""
         if not solver.settings.dead_unit_limit:
             return
-        self._watched = _readable(solver)
+        self._watched = _mortal(solver.net.plan.graph)
         for node in self._watched:
             shape = solver.net.plan.graph.blobs[node.tops[0]].shape
             self._silent[node.name] = np.zeros(shape[1], np.float32)
@@ -154,7 +153,7 @@ class DeadUnits(Extension):
 
     def _look(self, solver: Solver) -> None:
         for node in self._watched:
-            values = solver.backend.to_host(solver.net.plain_data(node.tops[0]))
+            values = solver.backend.to_host(solver.net.data(node.tops[0]))
             axes = tuple(axis for axis in range(values.ndim) if axis != 1)
             looks = self._silent[node.name]
             looks[...] = np.where((values == 0).all(axis=axes), looks + 1, 0)
@@ -175,26 +174,18 @@ class DeadUnits(Extension):
             )
 
 
-def _readable(solver: Solver) -> list[Node]:
-    """Return the layers whose zeros matter and whose tops are there after a forward pass.
+def watched_blobs(graph: Graph) -> list[str]:
+    """Return the keys of the blobs that `dead_unit_limit` has looked at: they must be kept."""
+    return [node.tops[0] for node in _mortal(graph)]
 
-    That is so where the backward pass reads them.
-    """
-    plan = solver.net.plan
-    found = []
-    for step in plan.forward:
-        if not isinstance(step, Step):
-            continue
-        node, kernel = plan.graph.nodes[step.nodes[-1]], plan.kernels[step.choice]
-        if (
-            node.layer.dead_at_zero()
-            and kernel is not None
-            and plan.need.runs[step.nodes[-1]]
-            and kernel.terms.reads & Reads.TOP
-            and len(plan.graph.blobs[node.tops[0]].shape) > 1
-        ):
-            found.append(node)
-    return found
+
+def _mortal(graph: Graph) -> list[Node]:
+    """Return the layers with units that can die."""
+    return [
+        node
+        for node in graph.nodes
+        if node.layer.dead_at_zero() and len(graph.blobs[node.tops[0]].shape) > 1
+    ]
 
 
 def _object(solver: Solver, node: Node, what: str, expected: str, got: str, hint: str) -> None:

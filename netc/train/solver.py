@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from netc import data
-from netc.assemble import assembled, open_feeds
+from netc.assemble import Keep, assembled, open_feeds
 from netc.backends.base import Backend
 from netc.errors import fail
 from netc.graph.types import Graph
@@ -30,7 +30,7 @@ from netc.train.debug import DebugInfo
 from netc.train.display import Display
 from netc.train.extension import Call, Extension, Point, Trigger, always
 from netc.train.finetuning import FineTuning
-from netc.train.guards import DeadUnits, FiniteLoss, UpdateRatio
+from netc.train.guards import DeadUnits, FiniteLoss, UpdateRatio, watched_blobs
 from netc.train.log import logger
 from netc.train.nets import solver_nets
 from netc.train.records import Records
@@ -101,8 +101,11 @@ class Solver:
         self.scores: list[Scores] = []
         seed = self.settings.random_seed
         self.seed = seed if seed >= 0 else secrets.randbits(31)
+        kept: Keep = keep
         if self.settings.debug_info:
-            keep = "all"
+            kept = "all"
+        elif self.settings.dead_unit_limit and not keep:
+            kept = watched_blobs
         train, *tests = solver_nets(source, level, stages)
         #: The training net's layers as the text has them, for snapshots.
         self.messages = tuple(filter(train.state.includes, train.source.message.layer))
@@ -111,7 +114,7 @@ class Solver:
             train.state,
             backend,
             train=True,
-            keep=keep,
+            keep=kept,
             updates=self._updates(),
             seed=self.seed,
         )
