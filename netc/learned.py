@@ -91,14 +91,15 @@ def start_of(
 
 
 def _starts(graph: Graph, found: Match, seed: int) -> Iterator[FloatArray]:
-    loaded: dict[int, FloatArray] = {}
-    for param, values, _ in _values(graph, found):
-        loaded[param] = values
+    loaded = {param: (values, whole) for param, values, whole in _values(graph, found)}
     for index, param_type in enumerate(graph.params):
+        values, whole = loaded.get(index, (np.empty(0, np.float32), False))
+        if whole:
+            yield values.reshape(param_type.shape)
+            continue
         start = np.zeros(param_type.shape, np.float32)
         fill_param(graph, index, start, np, seed)
-        if index in loaded:
-            start.reshape(-1)[: loaded[index].size] = loaded[index].reshape(-1)
+        start.reshape(-1)[: values.size] = values.reshape(-1)
         yield start
 
 

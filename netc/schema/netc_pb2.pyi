@@ -872,10 +872,10 @@ class FineTuning(_message.Message):
     freeze: _containers.RepeatedScalarFieldContainer[str]
     unfreeze: _containers.RepeatedCompositeFieldContainer[LayerUnfreeze]
     layer_rate: _containers.RepeatedCompositeFieldContainer[LayerRate]
-    weights: _containers.RepeatedScalarFieldContainer[str]
+    weights: _containers.RepeatedScalarFieldContainer[bytes]
     rename: _containers.RepeatedCompositeFieldContainer[LayerRename]
     partial_copy: _containers.RepeatedCompositeFieldContainer[PartialCopy]
-    def __init__(self, freeze: _Optional[_Iterable[str]] = ..., unfreeze: _Optional[_Iterable[_Union[LayerUnfreeze, _Mapping]]] = ..., layer_rate: _Optional[_Iterable[_Union[LayerRate, _Mapping]]] = ..., weights: _Optional[_Iterable[str]] = ..., rename: _Optional[_Iterable[_Union[LayerRename, _Mapping]]] = ..., partial_copy: _Optional[_Iterable[_Union[PartialCopy, _Mapping]]] = ...) -> None: ...
+    def __init__(self, freeze: _Optional[_Iterable[str]] = ..., unfreeze: _Optional[_Iterable[_Union[LayerUnfreeze, _Mapping]]] = ..., layer_rate: _Optional[_Iterable[_Union[LayerRate, _Mapping]]] = ..., weights: _Optional[_Iterable[bytes]] = ..., rename: _Optional[_Iterable[_Union[LayerRename, _Mapping]]] = ..., partial_copy: _Optional[_Iterable[_Union[PartialCopy, _Mapping]]] = ...) -> None: ...
 
 class SolverState(_message.Message):
     __slots__ = ("iter", "learned_net", "history", "current_step", "random_seed", "net_digest", "data_cursor", "kept", "forward_pass", "smoothed_losses", "solver_type", "extension", "minimum_loss", "iter_last_event")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,7 @@ class FineTuning(Extension):
             tuple(PartialCopy(partial.layer, tuple(partial.row)) for partial in start.partial_copy),
         )
         try:
-            rows = self._moved(list(start.weights), transfer)
+            rows = self._moved(list(map(os.fsdecode, start.weights)), transfer)
         except NetcError as error:
             reason = error.problems[0].headline()
             return [f"How far the layers moved cannot be told: {reason}"]
@@ -235,8 +236,9 @@ def _share(moved: float, start: float) -> str:
     return f"{np.sqrt(moved / start):.3g}" if start else f"{np.sqrt(moved):.3g} from 0"
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).resolve())
+def _absolute(path: str) -> bytes:
+    # As bytes: a path need not be UTF-8.
+    return os.fsencode(Path(path).resolve())
 
 
 def _refuse_without_weights(transfer: Transfer) -> None:

@@ -141,8 +141,18 @@ class SolverState:
             "the weights that belong to this solver state are missing",
             span=span,
             expected="one of\n" + "\n".join(f"  {os.path.abspath(path)}" for path in tried),
-            hint="copy the weights beside the solver state",
+            hint=self._renamed() or "copy the weights beside the solver state",
         )
+
+    def _renamed(self) -> str:
+        """Point at weights that were given another name together with the state."""
+        path = Path(self.file)
+        stem, dot, end = path.name.rpartition(".solverstate")
+        twin = path.with_name(f"{stem}.caffemodel{end}")
+        if not dot or not twin.is_file():
+            return ""
+        noted = Path(self.learned_net.replace("\\", "/")).name
+        return f"if {twin} belongs to it, call it {noted}"
 
 
 def read_state(path: str | Path) -> SolverState:

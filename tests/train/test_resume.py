@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -304,6 +304,11 @@ def test_weights_that_are_missing_or_moved(run: Path, form: str) -> None:
     message = refused(solver_in(run, PLAIN, extra), state)
     assert "the weights that belong to this solver state are missing" in message
     assert str(weights) in message
+    assert "copy the weights beside the solver state" in message
+    shutil.copy(moved / weights.name, run / f"other.caffemodel{form}")
+    other = shutil.copy(state, run / f"other.solverstate{form}")
+    message = refused(solver_in(run, PLAIN, extra), other)
+    assert f"other.caffemodel{form} belongs to it, call it {weights.name}" in message
     # The pair may be moved together.
     shutil.move(state, moved / state.name)
     second = solver_in(run, PLAIN, extra)
@@ -430,16 +435,16 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_first_iteration(
         close(solver)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_permission(run: Path) -> None:
+def test_a_disk_that_is_read_only(run: Path) -> None:
     solver_in(run, PLAIN)
-    closed = run / "closed"
-    closed.mkdir(mode=0o500)
-    path = _with_prefix(run / "solver.prototxt", closed / "snap")
-    solver = Solver(read_solver(path), find_backend("reference"))
-    with pytest.raises(NetcError, match="no permission"):
-        solver.solve()
-    close(solver)
+    with small_disk(run / "disk", 64) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        path = _with_prefix(run / "solver.prototxt", disk / "snap")
+        solver = Solver(read_solver(path), find_backend("reference"))
+        with pytest.raises(NetcError, match="no permission to write in its directory"):
+            solver.solve()
+        assert solver.iter == 0
+        close(solver)
 
 
 # -- images that are bad ---------------------------------------------------------------------------
