@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from netc.backends import find_backend
 from netc.data import write_datums
@@ -122,6 +124,66 @@ def test_a_run_resumed_anywhere_ends_with_the_same_bits(
     assert same(whole.rule.history, second.rule.history)
     assert whole.rate == second.rate
     assert whole.plateau == second.plateau
+    ends = (read_weights(solver.snapshot()[0]) for solver in (whole, second))
+    for (_, ours), (_, theirs) in zip(*ends, strict=True):
+        assert same(list(ours), list(theirs))  # type: ignore[arg-type]
+
+
+POLICIES = [
+    'lr_policy: "fixed"',
+    'lr_policy: "step" gamma: 0.5 stepsize: 2',
+    'lr_policy: "multistep" gamma: 0.5 stepvalue: [1, 4]',
+    'lr_policy: "exp" gamma: 0.9',
+    'lr_policy: "poly" power: 0.5 min_lr: 0.01',
+    'lr_policy: "cosine"',
+    'lr_policy: "cosine" restart_interval: 2',
+    'lr_policy: "plateau" gamma: 0.5 plateau_winsize: [1, 1, 1]',
+    'lr_policy: "multifixed" stagelr: [0.1, 0.01] stageiter: [2, 4]',
+]
+TYPES = [
+    'type: "SGD" momentum: 0.9',
+    'type: "SGD" momentum: 0.5 momentum_policy: "opt" larc: true',
+    'type: "SGD" momentum: 0.9 local_lr_auto: true',
+    'type: "Nesterov" momentum: 0.9',
+    'type: "AdaGrad"',
+    'type: "RMSProp"',
+    'type: "AdaDelta" momentum: 0.9',
+    'type: "Adam" momentum: 0.9',
+    'type: "AdamW" momentum: 0.9',
+]
+MORE = [
+    "warmup_iter: 3",
+    "iter_size: 2",
+    "clip_gradients: 0.5",
+    "clip_gradient_values: 0.1",
+    "gradient_noise: 0.5",
+    "max_norm: 0.5",
+    "clip_weights: 3",
+    "clamp_weights_upper: 0.3",
+    "ema_decay: 0.7",
+    "average_loss: 3",
+    'weight_decay_policy: "poly" max_weight_decay: 0.1',
+]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    policy=st.sampled_from(POLICIES),
+    kind=st.sampled_from(TYPES),
+    more=st.sets(st.sampled_from(MORE), max_size=5),
+    stop=st.integers(1, 5),
+)
+def test_any_run_resumed_anywhere_ends_with_the_same_bits(
+    database: Path, policy: str, kind: str, more: set[str], stop: int
+) -> None:
+    extra = " ".join([policy, kind, *sorted(more)])
+    whole, first, second = (solver_in(database, extra) for _ in range(3))
+    whole.step(6)
+    first.step(stop)
+    second.restore(first.snapshot()[1])
+    second.step(6 - stop)
+    assert same(params(whole), params(second))
+    assert same(whole.rule.history, second.rule.history)
     ends = (read_weights(solver.snapshot()[0]) for solver in (whole, second))
     for (_, ours), (_, theirs) in zip(*ends, strict=True):
         assert same(list(ours), list(theirs))  # type: ignore[arg-type]
