@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from netc.layers.transform import (
     DistortionParam,
     EmitConstraint,
     EmitType,
+    ImageTransform,
     InterpMode,
     NoiseParam,
     PadMode,
+    RandomAspectRatioParam,
     ResizeMode,
     ResizeParam,
+    in_proportion,
 )
 
 Pixels = NDArray[Any]
@@ -241,6 +245,58 @@ def resize(image: Pixels, param: ResizeParam, number: float, turn: float = 0.5) 
     rows, columns = param.height - height, param.width - width
     sides = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
     return _with_channels(cv2.copyMakeBorder(found, *sides, border, value=value))
+
+
+#: How many numbers `stretch` takes for each attempt at a part.
+PART_NUMBERS = 5
+
+
+def stretch(image: Pixels, param: ImageTransform, numbers: Numbers, number: float) -> Pixels:
+    """Return the image in a size of its own, as IntelCaffe and NVCaffe draw it.
+
+    `numbers` (attempts, 5), of which the first row serves all that needs no attempts; `number`
+    draws the interpolation.
+    """
+    cv2 = opencv()
+    if param.random_resize_param:
+        height, width = image.shape[:2]
+        shorter = param.random_resize_param.shorter(height, width, numbers[0, 0])
+        image = _in_proportion(image, param.random_resize_param.resize_param, shorter, number)
+    elif param.random_aspect_ratio_param:
+        image = _part(image, param.random_aspect_ratio_param, param.crop_size, numbers, number)
+    if param.nvidia_resizes:
+        rows, columns = image.shape[:2]
+        height, width = param.nvidia_size(rows, columns, numbers[0].tolist())
+        if (height, width) != (rows, columns):
+            smaller = height <= rows and width <= columns
+            algorithm = param.interpolation_algo_down if smaller else param.interpolation_algo_up
+            flag = getattr(cv2, algorithm.name)
+            image = _with_channels(cv2.resize(image, (width, height), interpolation=flag))
+    return image
+
+
+def _in_proportion(image: Pixels, how: ResizeParam, shorter: int, number: float) -> Pixels:
+    height, width = image.shape[:2]
+    height, width = in_proportion(height, width, shorter)
+    return resize(image, replace(how, height=height, width=width), number)
+
+
+def _part(
+    image: Pixels, param: RandomAspectRatioParam, side: int, numbers: Numbers, number: float
+) -> Pixels:
+    height, width = image.shape[:2]
+    change = param.aspect_ratio_change
+    for row in numbers:
+        root = math.sqrt(between(param.min_area_ratio, param.max_area_ratio, row[0]))
+        root *= math.sqrt(height * width)
+        factor = between(change, 1 / change, row[1])
+        sides = int(root * factor), int(root / factor)
+        rows, columns = sides if row[2] >= 0.5 else sides[::-1]
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = int(row[3] * (height - rows + 1)), int(row[4] * (width - columns + 1))
+            part = image[top : top + rows, left : left + columns]
+            return resize(part, replace(param.resize_param, height=side, width=side), number)
+    return _in_proportion(image, param.resize_param, side, number)
 
 
 def _with_channels(image: Pixels) -> Pixels:

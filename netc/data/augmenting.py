@@ -80,6 +80,13 @@ class Augmenter:
                 expected="images of bytes",
                 got=f"{image.dtype} values, {self._name(position)}",
             )
+        if param.stretches:
+            part = param.random_aspect_ratio_param
+            n_attempts = max(part.max_attempt, 1) if part else 1
+            numbers = self._numbers("stretch", position, augment.PART_NUMBERS * n_attempts)
+            number = float(self._numbers("stretch interpolation", position, 1)[0])
+            numbers = numbers.reshape(n_attempts, augment.PART_NUMBERS)
+            image = augment.stretch(image, param, numbers, number)
         if param.distort_param:
             numbers = self._numbers("distort", position, augment.DISTORT_NUMBERS)
             image = augment.distort(image, param.distort_param, numbers)

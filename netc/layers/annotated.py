@@ -160,6 +160,13 @@ class AnnotatedData(Data):
         for batch_sampler in self.batch_sampler:
             batch_sampler.sampler.check()
         resizes = self.transform_param.resize_param
+        if self.transform_param.random_aspect_ratio_param:
+            raise Refusal(
+                "random_aspect_ratio_param cuts images, but not the boxes of their objects",
+                expected="a batch_sampler",
+                got="random_aspect_ratio_param",
+                setting="random_aspect_ratio_param",
+            )
         if any(resize.max_angle for resize in resizes):
             raise Refusal(
                 "max_angle turns images, but not the boxes of their objects",

@@ -134,6 +134,13 @@ class Data(ImageReader):
         param, shared = self.transform_param, self.shares_resizing
         if self.batch_size == 1 or (all(param.window) and not shared):
             return
+        if param.stretches and not any(param.window):
+            raise Refusal(
+                "images of random sizes make no batch",
+                expected="a crop_size, or batch_size: 1",
+                got=f"batch_size {self.batch_size}, and no crop_size",
+                setting="batch_size",
+            )
         if any(resize.resize_mode is ResizeMode.FIT_SMALL_SIZE for resize in param.resize_param):
             raise Refusal(
                 "FIT_SMALL_SIZE makes images of different sizes, which no batch can hold",

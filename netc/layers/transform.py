@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -172,6 +173,79 @@ class ResizeParam:
         return self.height, int(self.height * aspect)
 
 
+@dataclass(frozen=True, slots=True)
+class RandomResizeParam:
+    """A `random_resize_param` message of IntelCaffe: a length for the shorter side is drawn.
+
+    From `min_size` to `max_size` pixels; 0 stands for the shorter and the longer side as they are.
+    `resize_param` says how to interpolate.
+    """
+
+    min_size: int = 0
+    max_size: int = 0
+    resize_param: ResizeParam = field(default_factory=ResizeParam)
+
+    def check(self) -> None:
+        """Raise `Refusal` for a range without lengths."""
+        if self.min_size > self.max_size > 0:
+            raise Refusal(
+                "random_resize_param has no length to draw",
+                expected="min_size <= max_size",
+                got=f"min_size {self.min_size}, max_size {self.max_size}",
+                setting="random_resize_param",
+            )
+
+    def shorter(self, height: int, width: int, number: float) -> int:
+        """Return the shorter side that a number in 0..1 draws."""
+        least = self.min_size or min(height, width)
+        most = max(self.max_size or max(height, width), least)
+        return min(least + int(number * (most - least + 1)), most)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomAspectRatioParam:
+    """A `random_aspect_ratio_param` message of IntelCaffe: a part of the image is cut out.
+
+    Its area is a fraction of the image's, from `min_area_ratio` to `max_area_ratio`; its sides are
+    the root of that, one times and one divided by a number from `aspect_ratio_change` to its
+    inverse. The first of `max_attempt` that lies within the image is stretched to a square of
+    `crop_size`; without one the shorter side of the image gets that length.
+    """
+
+    min_area_ratio: float = 0.5
+    max_area_ratio: float = 1.0
+    aspect_ratio_change: float = 1.0
+    max_attempt: int = 10
+    resize_param: ResizeParam = field(default_factory=ResizeParam)
+
+    def check(self, crop_size: int) -> None:
+        """Raise `Refusal` for parts that cannot be."""
+        if not crop_size:
+            raise Refusal(
+                "random_aspect_ratio_param needs a size to stretch parts to",
+                expected="crop_size > 0",
+                got="no crop_size",
+                setting="random_aspect_ratio_param",
+            )
+        if not 0 < self.min_area_ratio <= self.max_area_ratio or not self.aspect_ratio_change > 0:
+            raise Refusal(
+                "random_aspect_ratio_param has no part to draw",
+                expected="0 < min_area_ratio <= max_area_ratio, aspect_ratio_change > 0",
+                got=f"{self.min_area_ratio:g}, {self.max_area_ratio:g}, "
+                f"{self.aspect_ratio_change:g}",
+                setting="random_aspect_ratio_param",
+            )
+
+
+class InterpolationAlgo(enum.Enum):
+    """How NVCaffe computes the pixels of a resized image, by OpenCV's names."""
+
+    INTER_NEAREST = 0
+    INTER_LINEAR = 1
+    INTER_CUBIC = 2
+    INTER_AREA = 3
+
+
 class EmitType(enum.Enum):
     """When an object still belongs to a part of the image: by its centre, or by its overlap."""
 
@@ -303,6 +377,13 @@ EFFECTS = (
 )
 
 
+def in_proportion(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """Return height and width of an image whose shorter side gets another length."""
+    if height < width:
+        return shorter, int(width / height * shorter)
+    return int(height / width * shorter), shorter
+
+
 def _draw(policies: Sequence[ResizeParam] | Sequence[NoiseParam], number: float) -> int:
     """Return which of several messages a number in 0..1 stands for, by their `prob`."""
     sums = list(itertools.accumulate(policy.prob for policy in policies))
@@ -316,6 +397,12 @@ class ImageTransform(TransformParam):
     In this order: `distort_param`, `expand_param`, the patch of a batch sampler, `resize_param`,
     `noise_param`, a window of `crop_size` (or `crop_h` by `crop_w`), `mirror`, mean and scale. Of
     several `resize_param` or `noise_param` one is drawn; their `prob` add up to 1.
+
+    Before all that come IntelCaffe's `random_resize_param` or `random_aspect_ratio_param`, and
+    NVCaffe's resizing: the shorter side is drawn from `img_rand_resize_lower` to `_upper`, a longer
+    side of `rand_resize_ratio_lower` to `_upper` times it, and factors for each side
+    (`vertical_stretch_...`, `horizontal_stretch_...`); no side gets shorter than `crop_size`, nor
+    longer than it was, unless `allow_upscale`.
     """
 
     resize_param: tuple[ResizeParam, ...] = ()
@@ -325,12 +412,74 @@ class ImageTransform(TransformParam):
     emit_constraint: EmitConstraint | None = None
     crop_h: int = 0
     crop_w: int = 0
+    random_resize_param: RandomResizeParam | None = None
+    random_aspect_ratio_param: RandomAspectRatioParam | None = None
+    img_rand_resize_lower: int = 0
+    img_rand_resize_upper: int = 0
+    rand_resize_ratio_lower: float = 0.0
+    rand_resize_ratio_upper: float = 0.0
+    vertical_stretch_lower: float = 1.0
+    vertical_stretch_upper: float = 1.0
+    horizontal_stretch_lower: float = 1.0
+    horizontal_stretch_upper: float = 1.0
+    allow_upscale: bool = False
+    interpolation_algo_down: InterpolationAlgo = InterpolationAlgo.INTER_NEAREST
+    interpolation_algo_up: InterpolationAlgo = InterpolationAlgo.INTER_CUBIC
 
     @property
     def changes(self) -> bool:
         """Whether more is done to images than `TransformParam` says."""
         changes = self.resize_param, self.noise_param, self.distort_param, self.expand_param
-        return any(changes) or (any(self.window) and not self.crop_size)
+        return any(changes) or self.stretches or (any(self.window) and not self.crop_size)
+
+    @property
+    def nvidia_resizes(self) -> bool:
+        """Whether NVCaffe's fields ask for another size."""
+        stretches = (
+            self.vertical_stretch_lower,
+            self.vertical_stretch_upper,
+            self.horizontal_stretch_lower,
+            self.horizontal_stretch_upper,
+        )
+        lengths = self.img_rand_resize_lower > 0 and self.img_rand_resize_upper > 0
+        return lengths or self.rand_resize_ratio_upper > 1 or any(x != 1 for x in stretches)
+
+    @property
+    def stretches(self) -> bool:
+        """Whether images get sizes of their own, before all other changes."""
+        own = self.random_resize_param, self.random_aspect_ratio_param
+        return self.nvidia_resizes or any(param is not None for param in own)
+
+    def nvidia_size(self, height: int, width: int, numbers: Sequence[float]) -> tuple[int, int]:
+        """Return height and width that NVCaffe's fields give, with five numbers in 0..1.
+
+        They draw the shorter side, the ratio, which side is longer, and the two factors.
+        """
+        shorter = min(height, width)
+        if self.img_rand_resize_lower > 0 and self.img_rand_resize_upper > 0:
+            least, most = self.img_rand_resize_lower, self.img_rand_resize_upper
+            shorter = min(least + int(numbers[0] * (most - least + 1)), most)
+        scale = shorter / min(height, width)
+        h, w = height * scale, width * scale
+        low, high = self.rand_resize_ratio_lower, self.rand_resize_ratio_upper
+        if low >= 1 and high > 1:
+            ratio = low + (high - low) * numbers[1]
+            if w > h or (w == h and numbers[2] >= 0.5):
+                w = h * ratio
+            else:
+                h = w * ratio
+        for i, (low, high) in enumerate(
+            (
+                (self.vertical_stretch_lower, self.vertical_stretch_upper),
+                (self.horizontal_stretch_lower, self.horizontal_stretch_upper),
+            )
+        ):
+            factor = low + (high - low) * numbers[3 + i] if low > 0 and high > 0 else 1.0
+            h, w = (h * factor, w) if i == 0 else (h, w * factor)
+        found = [max(self.crop_size, math.floor(side + 0.5)) for side in (h, w)]
+        if not self.allow_upscale:
+            found = [min(side, own) for side, own in zip(found, (height, width), strict=True)]
+        return found[0], found[1]
 
     def resize(self, number: float) -> ResizeParam | None:
         """Return the `resize_param` that a number in 0..1 draws; None where there is none."""
@@ -348,6 +497,17 @@ class ImageTransform(TransformParam):
             resize.check()
         self._check_chances("resize_param", self.resize_param)
         self._check_chances("noise_param", self.noise_param)
+        if self.random_resize_param:
+            self.random_resize_param.check()
+        if self.random_aspect_ratio_param:
+            self.random_aspect_ratio_param.check(self.crop_size)
+        if self.img_rand_resize_lower > self.img_rand_resize_upper > 0:
+            raise Refusal(
+                "img_rand_resize has no length to draw",
+                expected="img_rand_resize_lower <= img_rand_resize_upper",
+                got=f"{self.img_rand_resize_lower} and {self.img_rand_resize_upper}",
+                setting="img_rand_resize_lower",
+            )
         if expand and expand.max_expand_ratio <= 1:
             raise Refusal(
                 "max_expand_ratio does not expand",
@@ -411,8 +571,20 @@ class ImageTransform(TransformParam):
     def resized(self, image: BlobType, number: float = 0.0) -> BlobType:
         """Return the shape of an image (C, H, W) after the resizing that a number draws."""
         channels, height, width = image.shape
+        height, width = self._least(height, width)
         resize = self.resize(number)
-        return BlobType((channels, *resize.size(height, width))) if resize else image
+        return BlobType((channels, *(resize.size(height, width) if resize else (height, width))))
+
+    def _least(self, height: int, width: int) -> tuple[int, int]:
+        """Return the smallest size that images of some size get before `resize_param`."""
+        if self.random_resize_param:
+            shorter = self.random_resize_param.shorter(height, width, 0.0)
+            height, width = in_proportion(height, width, shorter)
+        elif self.random_aspect_ratio_param:
+            height = width = self.crop_size
+        return (
+            self.nvidia_size(height, width, [0.0] * 5) if self.nvidia_resizes else (height, width)
+        )
 
     def infer(self, image: BlobType, number: float = 0.0) -> BlobType:
         """Return the shape of a transformed image (C, H, W); refuse one that does not suit.

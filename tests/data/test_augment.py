@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +17,12 @@ from netc.layers.transform import (
     DistortionParam,
     EmitConstraint,
     EmitType,
+    ImageTransform,
     InterpMode,
     NoiseParam,
     PadMode,
+    RandomAspectRatioParam,
+    RandomResizeParam,
     ResizeMode,
     ResizeParam,
     SaltPepperParam,
@@ -364,3 +368,56 @@ def test_every_effect_has_the_chance_of_the_message() -> None:
     assert alone.drawn([1.0] * len(EFFECTS)) is alone
     assert param.needs_color
     assert not replace(param, prob=0.0).needs_color
+
+
+def test_the_shorter_side_is_drawn() -> None:
+    image = pixels(20, 30, 3)
+    param = ImageTransform(random_resize_param=RandomResizeParam(min_size=10, max_size=12))
+    for number, shape in ((0.0, (10, 15)), (0.5, (11, 16)), (0.999, (12, 18))):
+        found = augment.stretch(image, param, np.full((1, 5), number), 0.5)
+        np.testing.assert_array_equal(found, cv2.resize(image, shape[::-1]))
+    as_it_is = ImageTransform(random_resize_param=RandomResizeParam())
+    assert augment.stretch(image, as_it_is, np.zeros((1, 5)), 0.5).shape == (20, 30, 3)
+    assert augment.stretch(image, as_it_is, np.ones((1, 5)), 0.5).shape == (30, 45, 3)
+
+
+def test_a_part_of_another_aspect_is_drawn() -> None:
+    image = pixels(20, 30, 3)
+    part = RandomAspectRatioParam(0.25, 1.0, 0.5, max_attempt=2)
+    param = ImageTransform(crop_size=8, random_aspect_ratio_param=part)
+    # A quarter of the area, one side half of the root of it: 12.24 / 2 and 12.24 * 2.
+    fits = [[0.0, 0.0, 0.5, 0.99, 0.0]]
+    found = augment.stretch(image, param, np.array(fits), 0.5)
+    np.testing.assert_array_equal(found, cv2.resize(image[14:20, :24], (8, 8)))
+    # Turned round it would be 24 high; the second attempt counts.
+    found = augment.stretch(image, param, np.array([[0.0, 0.0, 0.0, 0.99, 0.0], *fits]), 0.5)
+    np.testing.assert_array_equal(found, cv2.resize(image[14:20, :24], (8, 8)))
+    found = augment.stretch(image, param, np.array([[0.0, 0.0, 0.0, 0.99, 0.0]] * 2), 0.5)
+    np.testing.assert_array_equal(found, cv2.resize(image, (12, 8)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers", "size"),
+    [
+        ({"img_rand_resize_lower": 10, "img_rand_resize_upper": 12}, [0.5] * 5, (11, 17)),
+        ({"img_rand_resize_lower": 40, "img_rand_resize_upper": 40}, [0.5] * 5, (20, 30)),
+        ({"rand_resize_ratio_lower": 1, "rand_resize_ratio_upper": 2}, [0.0] * 5, (20, 20)),
+        ({"vertical_stretch_lower": 0.5}, [0.0] * 5, (10, 30)),
+        ({"horizontal_stretch_lower": 0.5, "crop_size": 16}, [0.0] * 5, (20, 16)),
+        (
+            {"horizontal_stretch_upper": 2, "vertical_stretch_upper": 2, "allow_upscale": True},
+            [1.0] * 5,
+            (40, 60),
+        ),
+    ],
+)
+def test_sizes_as_nvidia_draws_them(
+    settings: dict[str, Any], numbers: list[float], size: tuple[int, int]
+) -> None:
+    param = ImageTransform(**settings)
+    assert param.stretches
+    assert param.nvidia_size(20, 30, numbers) == size
+    found = augment.stretch(pixels(20, 30, 3), param, np.array([numbers]), 0.5)
+    assert found.shape == (*size, 3)
+    turned = param.nvidia_size(30, 20, numbers)
+    assert turned[0] * turned[1] <= 30 * 20 * 4

@@ -22,6 +22,7 @@ from netc.layers.transform import (
     ImageTransform,
     InterpMode,
     NoiseParam,
+    RandomAspectRatioParam,
     ResizeMode,
     ResizeParam,
 )
@@ -129,6 +130,8 @@ def refusal(layer: AnnotatedData, image: tuple[int, ...] = (3, 20, 30)) -> Refus
     ({"resize_param": (ResizeParam(height=5),)}, "resize_param"),
     ({"resize_param": (ResizeParam(height=5, width=5, pad_value=(1, 2)),)}, "resize_param"),
     ({"resize_param": (ResizeParam(height=5, width=5, max_angle=5),)}, "resize_param"),
+    ({"random_aspect_ratio_param": RandomAspectRatioParam(), "crop_size": 4},
+     "random_aspect_ratio_param"),
     ({"expand_param": ExpansionParam()}, "expand_param"),
     ({"expand_param": ExpansionParam(1, 2), "mean_file": "mean"}, "mean_file"),
     ({"noise_param": (NoiseParam(convert_to_lab=True),)}, "noise_param"),

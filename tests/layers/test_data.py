@@ -8,7 +8,13 @@ import pytest
 
 from netc.layers import registry
 from netc.layers.data import Data, Database, HDF5Data, ImageData, Reader
-from netc.layers.transform import ImageTransform, ResizeMode, ResizeParam
+from netc.layers.transform import (
+    ImageTransform,
+    RandomAspectRatioParam,
+    RandomResizeParam,
+    ResizeMode,
+    ResizeParam,
+)
 from netc.layers.types import BlobType, Refusal
 
 BOTH = ("data", "label")
@@ -189,3 +195,40 @@ def test_resizing_refused(resizes: tuple[ResizeParam, ...], words: str) -> None:
     with pytest.raises(Refusal, match=words) as caught:
         data(transform_param=ImageTransform(crop_size=8, resize_param=resizes)).check()
     assert caught.value.setting.startswith("resize_param")
+
+
+STRETCHED: list[dict[str, object]] = [
+    {"random_resize_param": RandomResizeParam(min_size=9, max_size=12)},
+    {"img_rand_resize_lower": 9, "img_rand_resize_upper": 12},
+]
+
+
+@pytest.mark.parametrize("settings", STRETCHED)
+def test_images_of_random_sizes_are_cropped(settings: dict[str, object]) -> None:
+    param = ImageTransform(**settings)  # type: ignore[arg-type]
+    with pytest.raises(Refusal, match="images of random sizes make no batch"):
+        data(transform_param=param).infer(BlobType((3, 20, 30)))
+    assert data(transform_param=replace(param, crop_size=8)).infer(BlobType((3, 20, 30))).tops[
+        0
+    ] == BlobType((4, 3, 8, 8))
+    if "random_resize_param" in settings:  # NVCaffe makes no side shorter than the crop
+        with pytest.raises(Refusal, match="crop_size is larger than the images"):
+            data(transform_param=replace(param, crop_size=10)).infer(BlobType((3, 20, 30)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"random_resize_param": RandomResizeParam(9, 8)}, "random_resize_param"),
+        ({"random_aspect_ratio_param": RandomAspectRatioParam()}, "random_aspect_ratio_param"),
+        (
+            {"random_aspect_ratio_param": RandomAspectRatioParam(0.5, 0.4), "crop_size": 4},
+            "random_aspect_ratio_param",
+        ),
+        ({"img_rand_resize_lower": 9, "img_rand_resize_upper": 8}, "img_rand_resize_lower"),
+    ],
+)
+def test_random_sizes_refused(settings: dict[str, object], setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        data(transform_param=ImageTransform(**settings)).check()  # type: ignore[arg-type]
+    assert caught.value.setting == setting
