@@ -33,6 +33,8 @@ class Accuracy(Layer):
     within each class (K,), 0 for a class that does not occur. Scores equal to that of the label
     count against it, and so does a NaN (in Caffe a NaN score is a hit). 0 where all labels are
     ignored. Raises `Refusal` for a label outside 0..K-1 that is not `ignore_label`.
+
+    Source: BVLC Caffe.
     """
 
     top_k: int = 1
@@ -141,6 +143,8 @@ class ArgMax(Layer):
     into the flattened item (N, 1, k), with 4 axes (N, 1, k, 1); `out_max_val` adds the values as
     a second channel (N, 2, k). With `axis`: the bottom's shape with k on that axis, and either
     indices or, with `out_max_val`, values.
+
+    Source: BVLC Caffe.
     """
 
     out_max_val: bool = False

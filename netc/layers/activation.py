@@ -192,7 +192,10 @@ class ELU(Elementwise):
 @layer("Sigmoid", "sigmoid_param")
 @dataclass(frozen=True)
 class Sigmoid(Elementwise):
-    """y = 1 / (1 + exp(-x)), computed as (tanh(x / 2) + 1) / 2, which no x overflows."""
+    """y = 1 / (1 + exp(-x)), computed as (tanh(x / 2) + 1) / 2, which no x overflows.
+
+    Source: BVLC Caffe.
+    """
 
     engine: Engine = Engine.DEFAULT
 
@@ -220,7 +223,10 @@ class Sigmoid(Elementwise):
 @layer("TanH", "tanh_param")
 @dataclass(frozen=True)
 class TanH(Elementwise):
-    """y = tanh(x)."""
+    """y = tanh(x).
+
+    Source: BVLC Caffe.
+    """
 
     engine: Engine = Engine.DEFAULT
 
@@ -248,6 +254,8 @@ class Power(Elementwise):
     A power or a scale of 0 gives a constant, without a gradient. A negative number to a fractional
     power is NaN. For the gradient Caffe divides y by shift + scale * x, which is 0/0 where that is
     0, and wrong in place; here it is power * scale * (shift + scale * x) ** (power - 1).
+
+    Source: BVLC Caffe.
     """
 
     power: float = 1.0
@@ -306,7 +314,10 @@ class Power(Elementwise):
 @layer("AbsVal")
 @dataclass(frozen=True)
 class AbsVal(Elementwise):
-    """y = |x|. At x = 0 the gradient is 0."""
+    """y = |x|. At x = 0 the gradient is 0.
+
+    Source: BVLC Caffe.
+    """
 
     refuses_in_place: ClassVar[bool] = True
 
@@ -328,7 +339,10 @@ class AbsVal(Elementwise):
 @layer("BNLL")
 @dataclass(frozen=True)
 class BNLL(Elementwise):
-    """y = log(1 + exp(x)), the binomial normal log likelihood (softplus), without overflow."""
+    """y = log(1 + exp(x)), the binomial normal log likelihood (softplus), without overflow.
+
+    Source: BVLC Caffe.
+    """
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, x = call.xp, call.bottoms[0]
@@ -364,7 +378,10 @@ def _log_of_base(base: float) -> float:
 @layer("Exp", "exp_param")
 @dataclass(frozen=True)
 class Exp(Elementwise):
-    """y = base ** (shift + scale * x); without a base, e is meant."""
+    """y = base ** (shift + scale * x); without a base, e is meant.
+
+    Source: BVLC Caffe.
+    """
 
     base: float = -1.0
     scale: float = 1.0
@@ -415,6 +432,8 @@ class Log(Elementwise):
     """y = log(shift + scale * x) to the given base; without a base, the natural one.
 
     Zero gives -inf and a negative number NaN, as in Caffe.
+
+    Source: BVLC Caffe.
     """
 
     base: float = -1.0
@@ -470,6 +489,8 @@ class Clip(Elementwise):
     """y = x limited to min..max. The gradient passes on both bounds.
 
     With min above max every element becomes min, as in Caffe.
+
+    Source: BVLC Caffe.
     """
 
     min: float | None = None
@@ -547,7 +568,10 @@ class Swish(Elementwise):
 @layer("Threshold", "threshold_param")
 @dataclass(frozen=True)
 class Threshold(Elementwise):
-    """y = 1 where x > threshold, otherwise 0. No gradient passes."""
+    """y = 1 where x > threshold, otherwise 0. No gradient passes.
+
+    Source: BVLC Caffe.
+    """
 
     threshold: float = 0.0
 

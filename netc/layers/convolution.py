@@ -371,6 +371,8 @@ class Im2col(Windowed):
 
     Shapes: bottom (N, C, sizes...) -> top (N, C * taps, places...), the taps of one channel
     together, the kernel's last axis fastest. The places are those of Convolution.
+
+    Source: BVLC Caffe.
     """
 
     def infer(self, *bottoms: BlobType) -> Signature:

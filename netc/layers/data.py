@@ -98,6 +98,10 @@ class Data(ImageReader):
 
     With the fields of forks in `transform_param`, images are changed at random as those of
     AnnotatedData are; here each image draws its own `resize_param` where there are several.
+
+    Shapes: item (C, H, W) as stored -> tops (N, C, H', W'), cropped and resized as
+    `transform_param` says, and labels (N,).
+    Source: BVLC Caffe.
     """
 
     transform_param: ImageTransform = field(default_factory=ImageTransform)
@@ -176,6 +180,9 @@ class ImageData(ImageReader):
     without `is_color`) and, when both are given, resized to `new_height` and `new_width`
     bilinearly. `shuffle` draws a new order for every pass over the list. Caffe insists on the label
     top; here it may be left out.
+
+    Shapes: image (C, H, W), resized -> tops (N, C, H', W'), cropped, and labels (N,).
+    Source: BVLC Caffe.
     """
 
     batch_size: int = 1
@@ -220,6 +227,8 @@ class HDF5Data(Reader):
     Shapes: one row (...) per top -> top (N, ...). Values are converted to float32 and not
     transformed. `shuffle` draws a new order of the files for every pass, and of the rows of a file
     whenever it is its turn; a file's rows stay together.
+
+    Source: BVLC Caffe.
     """
 
     shuffle: bool = False

@@ -34,6 +34,9 @@ class DummyData(Layer):
     Of shapes and of fillers there is one for all tops, or one each; without a filler the tops are
     0. Older texts give `num`, `channels`, `height` and `width`, each once or once for each top, in
     place of `shape`. `transform_param` is read and has no effect, as in Caffe.
+
+    Shapes: tops as `shape` says: one for all of them, or one each.
+    Source: BVLC Caffe.
     """
 
     data_filler: tuple[Filler, ...] = ()

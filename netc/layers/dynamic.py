@@ -33,6 +33,8 @@ class Filter(Layer):
     the number of selected items, which may be 0. A caller that cannot follow the data and gives
     buffers of the largest shapes, M = N, gets a `Refusal` as soon as an item is left out. The
     gradient of items left out is 0; none flows to the selector.
+
+    Source: BVLC Caffe.
     """
 
     top: tuple[str, ...] = ()

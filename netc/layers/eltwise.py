@@ -46,6 +46,8 @@ class Eltwise(Layer):
     goes to one bottom: of the first two to the second, and a later one must be larger to win.
     With `stable_prod_grad: false` the gradient of PROD is y / x[i]: fewer operations, and NaN or
     infinite where x[i] is 0.
+
+    Source: BVLC Caffe.
     """
 
     operation: EltwiseOp = EltwiseOp.SUM

@@ -85,6 +85,8 @@ class DetectionEvaluate(Layer):
     the images that have detections, in their order, over and over.
 
     ONNX: none, it measures what a net outputs.
+
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
     """
 
     num_classes: int | None = None

@@ -18,6 +18,8 @@ class HDF5Output(Layer):
     Shapes: bottoms (N, ...) and (N, ...), of at most 4 axes; the data sets have 4, the missing ones
     of size 1. The first pass begins the file anew, each further one adds its N rows (in BVLC Caffe
     1.0 the second pass fails). `file_name` is a path from the working directory, as in Caffe.
+
+    Source: BVLC Caffe.
     """
 
     file_name: str = ""

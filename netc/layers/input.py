@@ -30,6 +30,9 @@ class Input(Layer):
     """Tops whose content the caller sets: one `shape` for all of them, or one each.
 
     They start at zero.
+
+    Shapes: tops as `shape` says: one for all of them, or one each.
+    Source: BVLC Caffe.
     """
 
     shape: tuple[BlobShape, ...] = ()

@@ -245,6 +245,8 @@ class SoftmaxWithLoss(ProbabilityLoss):
     `label_smoothing` e puts (1 - e) [k = label] + e / K in the place of the label, in the loss and
     in the gradient: Szegedy et al., CVPR 2016, section 7. NVCaffe and IntelCaffe, which have the
     field, smooth the gradient alone, each with weights that do not sum to 1.
+
+    Source: BVLC Caffe.
     """
 
     engine: Engine = Engine.DEFAULT
@@ -355,6 +357,8 @@ class InfogainLoss(ProbabilityLoss):
     if asked for the probabilities (N, K, ...). H is the third bottom or comes from `source`, a file
     with a BlobProto. Probabilities are floored at 1e-20 before the log; the gradient is that
     without the floor, as in Caffe.
+
+    Source: BVLC Caffe.
     """
 
     source: str = ""
@@ -454,6 +458,8 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
     Shapes: scores (N, ...), targets t of as many values, usually in 0..1 -> loss (). A target whose
     integer part is `ignore_label` does not count. The logs are taken of the scores, not of s, so
     that nothing overflows or loses its digits.
+
+    Source: BVLC Caffe.
     """
 
     engine: Engine = Engine.DEFAULT
@@ -522,6 +528,8 @@ class EuclideanLoss(Loss):
     """sum((a - b)^2) / (2 N), for regression; gradients flow to both bottoms.
 
     Shapes: a (N, ...), b (N, ...) with as many values for each item -> loss ().
+
+    Source: BVLC Caffe.
     """
 
     def infer(self, *bottoms: BlobType) -> Signature:
@@ -612,6 +620,9 @@ class MultinomialLogisticLoss(LabelledLoss):
     """The mean of -log p[label], for a bottom that holds probabilities (behind a Softmax).
 
     Probabilities are floored at 1e-20. SoftmaxWithLoss does both steps in one, and more accurately.
+
+    Shapes: probabilities (N, ...), K for each item, labels (N,) of 0..K-1 -> loss ().
+    Source: BVLC Caffe.
     """
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
@@ -642,6 +653,8 @@ class HingeLoss(LabelledLoss):
 
     s is 1 for the labelled score and -1 for the others.
     Source: Cortes and Vapnik, 1995; squared form, Tang, 2013 (arXiv 1306.0239).
+
+    Shapes: scores (N, ...), K for each item, labels (N,) of 0..K-1 -> loss ().
     """
 
     norm: Norm = Norm.L1

@@ -18,6 +18,8 @@ class MemoryData(Layer):
     Shapes: tops (N, C, H, W) and (N,), with N = `batch_size` and the other sizes of the same names.
     Caffe insists on the label top; here it may be left out. `transform_param` is read and has no
     effect, as on the arrays that pycaffe hands to Caffe.
+
+    Source: BVLC Caffe.
     """
 
     batch_size: int = 0

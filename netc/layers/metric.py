@@ -46,6 +46,8 @@ class MeanSquaredError(EuclideanLoss):
 
     Shapes: y (N, ...), t (N, ...) with as many values for each item -> loss (). Gradients flow to
     both bottoms.
+
+    Source: netc's own.
     """
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:

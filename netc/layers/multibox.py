@@ -106,6 +106,8 @@ class MultiBoxLoss(Loss):
     the fork's labels are right for the first image only; here they are for all.
 
     ONNX: none, the matching is a loop over objects; the deployed net detects.
+
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
     """
 
     num_classes: int | None = None

@@ -53,7 +53,7 @@ class Normalize(Layer):
     sets a field of `norm_param` means SSD's.
 
     Shapes: bottom (N, C, ...) -> top (the same), lengths (N, 1, ...); SSD's param: () or (C,).
-    Sources: Liu, Rabinovich and Berg, ParseNet, 2015; Wang et al., NormFace, 2017.
+    Source: Liu, Rabinovich and Berg, ParseNet, 2015; Wang et al., NormFace, 2017.
     """
 
     across_spatial: bool | None = None

@@ -32,6 +32,8 @@ class Parameter(Layer):
     """A top that is a param itself: it is trained, shared and saved like a weight, and starts at 0.
 
     Shapes: no bottoms; param and top have the shape given in the text.
+
+    Source: BVLC Caffe.
     """
 
     shape: BlobShape = field(default_factory=BlobShape)

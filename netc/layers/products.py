@@ -49,6 +49,8 @@ class MatMul(Layer):
 
     Shapes: a (..., M, K), or (..., K, M) with `transpose_a`; b (..., K, N), or (..., N, K) with
     `transpose_b`; the axes before are the same in both -> top (..., M, N).
+
+    Source: netc's own, as the operator of ONNX.
     """
 
     transpose_a: bool = False

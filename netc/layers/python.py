@@ -63,6 +63,9 @@ class Python(Layer):
     in its data, by itself, so that a snapshot does not know of them.
 
     ONNX: none, where its code is not one of netc's own types.
+
+    Shapes: whatever the code says.
+    Source: BVLC Caffe.
     """
 
     module: str = ""

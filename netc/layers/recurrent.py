@@ -343,8 +343,12 @@ def _sigmoid(xp: ArrayNamespace, x: Array) -> Array:
 class RNN(Recurrent):
     """h_t = tanh(W_h (cont_t h_(t-1)) + W_x x_t + W_s s + b); y_t = tanh(W_o h_t + b_o).
 
-    Shapes and the first params as for every recurrent type, then W_o (num_output, num_output) and
-    b_o (num_output,). Source: Elman, Cognitive Science 1990; the tanh on the output is Caffe's.
+    Shapes: x (T, N, ...), cont (T, N) with 0 where a sequence begins, if wanted a static input (N,
+    ...), with `expose_hidden` h (1, N, num_output) to start from -> y (T, N, num_output), with
+    `expose_hidden` h after the last step. Params W_x (D, K), b (D,), with a static input W_s (D,
+    K_s), W_h (D, D), W_o (D, D), b_o (D,), D being num_output. Otherwise the state is carried from
+    batch to batch.
+    Source: Elman, Cognitive Science 1990; the tanh on the output is Caffe's.
     """
 
     bottoms: ClassVar[Arity] = between(2, 4)
@@ -405,7 +409,13 @@ class LSTM(Recurrent):
     """c_t = f * cont_t c_(t-1) + i * g; y_t = h_t = o * tanh(c_t).
 
     i, f, o = sigmoid and g = tanh of the blocks, in this order, of W_h (cont_t h_(t-1)) + W_x x_t +
-    W_s s + b. Shapes as for every recurrent type; the states are h and c.
+    W_s s + b.
+
+    Shapes: x (T, N, ...), cont (T, N) with 0 where a sequence begins, if wanted a static input (N,
+    ...), with `expose_hidden` h and c (1, N, num_output) to start from -> y (T, N, num_output),
+    with `expose_hidden` h and c after the last step. Params W_x (4 D, K), b (4 D,), with a static
+    input W_s (4 D, K_s), W_h (4 D, D), D being num_output. Otherwise the states are carried from
+    batch to batch.
     Source: Hochreiter and Schmidhuber, 1997, with the forget gate of Gers et al., 2000; in this
     form used by Donahue et al., CVPR 2015.
     """
@@ -500,6 +510,8 @@ class LSTMUnit(Layer):
 
     Shapes: c (1, N, D), z (1, N, 4 D) with the blocks i, f, o, g, cont (1, N) -> c (1, N, D),
     h (1, N, D). The formulas are those of LSTM; Caffe unrolls its LSTM into these.
+
+    Source: BVLC Caffe.
     """
 
     bottoms: ClassVar[Arity] = exactly(3)

@@ -36,6 +36,8 @@ class Reduction(Layer):
 
     Shapes: bottom (A..., B...) with `axis` at the first of B -> top (A...), which is () for axis 0.
     ASUM has the gradient 0 at 0.
+
+    Source: BVLC Caffe.
     """
 
     operation: ReductionOp = ReductionOp.SUM

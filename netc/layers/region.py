@@ -221,17 +221,15 @@ class RegionLoss(BoxLoss):
 
     Each object is learned by one box: of those at the position of its centre, the one whose anchor
     (without `bias_match`: whose predicted size) overlaps it most when both lie at one place.
-    With p = sigmoid(t) of a logit t, the sum over all objects of
+    With p = sigmoid(t) of a logit t, the box of an object costs coord_scale / 2 times the squares
+    of p_x - x, p_y - y within the position and of t_w - log(w / w_anchor), t_h - log(h / h_anchor)
+    (without `rescore` times 2 - w h besides), and object_scale / 2 (p_object - o)^2, where o, its
+    overlap with the object, counts as given (without `rescore` it is 1), and class_scale times -log
+    of the softmax of the object's class. Each other box that overlaps no object by more than
+    `thresh` costs noobject_scale / 2 p_object^2.
 
-    - coord_scale / 2 times the squares of p_x - x, p_y - y within the position and of
-      t_w - log(w / w_anchor), t_h - log(h / h_anchor); without `rescore` times 2 - w h besides;
-    - object_scale / 2 (p_object - o)^2, where o, the overlap of the predicted box with the object,
-      counts as given; without `rescore` it is 1;
-    - class_scale times -log of the softmax of the object's class;
-
-    and of noobject_scale / 2 p_object^2 over all other boxes that overlap no object by more than
-    `thresh`; all of it divided by N. Gradients are those of that sum. The top, as in the forks, is
-    not the sum itself: it is the sum of the squares of its slopes, divided by N.
+    Gradients are those of the sum of all costs over N. The top, as in the forks, is another number:
+    the sum of the squares of those slopes, over N.
 
     Shapes: maps (N, num (5 + num_class), H, W), and objects, either (1, 1, G, 8) as AnnotatedData
     gives them, with classes from 1 on, or (N, ...) with class from 0 on, x, y, w, h for each, of

@@ -102,6 +102,8 @@ class Scale(Broadcasting):
 
     Shapes: bottom 0 (any) -> top (the same); s is bottom 1 or the first param, filled with 1 unless
     there is a filler; b is a param of the same shape.
+
+    Source: BVLC Caffe.
     """
 
     filler: Filler | None = None
@@ -152,6 +154,8 @@ class Bias(Broadcasting):
     """y = x + b; b repeats along the axes it lacks.
 
     Shapes: bottom 0 (any) -> top (the same); b is bottom 1 or the only param.
+
+    Source: BVLC Caffe.
     """
 
     filler: Filler | None = None

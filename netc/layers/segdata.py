@@ -78,6 +78,7 @@ class DenseImageData(PairReader):
     `crop_height` and `crop_width` cut out a random part, in every phase. Of `transform_param` scale
     and mean apply, to the images only. `root_folder` is put before each path as it is.
 
+    Shapes: image (C, H, W) as stored -> tops (N, C, H', W') and labels (N, 1, H", W").
     Source: the fork of SegNet; `label_divide_factor` is ENet's.
     """
 
@@ -167,6 +168,8 @@ class ImageSegData(PairReader):
     in phase TEST. A third top, (N, 1, 1, 2), takes height and width of each image before the
     transformation, at most those of the first top. In the fork all three tops are needed.
 
+    Shapes: image (C, H, W) as stored -> tops (N, C, H', W'), labels (N, 1, H', W') and sizes
+    (N, 1, 1, 2).
     Source: the forks of DeepLab (Chen et al., ICLR 2015) and PSPNet (Zhao et al., CVPR 2017). There
     labels are brought to `new_height` and `new_width` by interpolation, which invents classes.
     """

@@ -64,6 +64,8 @@ class Concat(Layer):
 
     Shapes: (N, C1, ...), (N, C2, ...), ... -> (N, C1 + C2 + ..., ...) for axis 1. `concat_dim` is
     the older name of `axis`.
+
+    Source: BVLC Caffe.
     """
 
     axis: int | None = None
@@ -126,6 +128,8 @@ class Slice(Layer):
 
     Shapes: (N, C, ...) -> (N, p1, ...), (N, p2 - p1, ...), ..., (N, C - pk, ...) for axis 1 and the
     slice points p1 < p2 < ... < pk. `slice_dim` is the older name of `axis`.
+
+    Source: BVLC Caffe.
     """
 
     axis: int | None = None
@@ -209,7 +213,11 @@ class Slice(Layer):
 @layer("Split")
 @dataclass(frozen=True)
 class Split(Layer):
-    """The bottom under several names. No text needs it: a blob may have any number of readers."""
+    """The bottom under several names. No text needs it: a blob may have any number of readers.
+
+    Shapes: bottom (any) -> each top (the same).
+    Source: BVLC Caffe.
+    """
 
     top: tuple[str, ...] = ()
 
@@ -278,6 +286,8 @@ class Flatten(_Reshaped):
 
     Shapes: (N, C, H, W) -> (N, C * H * W) by default. An end_axis just before axis puts an axis of
     size 1 between the two, as in Caffe.
+
+    Source: BVLC Caffe.
     """
 
     axis: int = 1
@@ -312,6 +322,9 @@ class Reshape(_Reshaped):
     axes in between. A dim 0 in `shape` copies the bottom's axis at the same place; one dim may be
     -1 and is computed from the rest. A negative `axis` counts insertion points from the end: -1 is
     behind the last axis.
+
+    Shapes: bottom (any) -> top with as many elements.
+    Source: BVLC Caffe.
     """
 
     shape: BlobShape = field(default_factory=BlobShape)
@@ -384,7 +397,11 @@ class Reshape(_Reshaped):
 @layer("Silence")
 @dataclass(frozen=True)
 class Silence(Layer):
-    """Reads its bottoms and does nothing, so that they do not count as outputs of the net."""
+    """Reads its bottoms and does nothing, so that they do not count as outputs of the net.
+
+    Shapes: bottoms (any).
+    Source: BVLC Caffe.
+    """
 
     bottoms: ClassVar[Arity] = at_least(1)
     tops: ClassVar[Arity] = exactly(0)
@@ -413,6 +430,8 @@ class Tile(Layer):
     """`tiles` copies of the bottom one behind the other along `axis`.
 
     Shapes: (N, C, ...) -> (N, tiles * C, ...) for axis 1.
+
+    Source: BVLC Caffe.
     """
 
     axis: int = 1
@@ -460,6 +479,8 @@ class Crop(Layer):
     Shapes: (N, C, H, W) and a reference (..., h, w) -> (N, C, h, w) for axis 2. The part begins at
     `offset`: one for all cropped axes, or one for each; 0 if there is none. No gradient flows to
     the reference, whose content is not read.
+
+    Source: BVLC Caffe.
     """
 
     axis: int = 2
@@ -547,6 +568,8 @@ class BatchReindex(Layer):
 
     Shapes: (N, ...) and indices (M,) -> (M, ...). Indices are truncated to int; one may occur any
     number of times. No gradient flows to the indices.
+
+    Source: BVLC Caffe.
     """
 
     bottoms: ClassVar[Arity] = exactly(2)

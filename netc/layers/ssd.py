@@ -57,6 +57,8 @@ class PriorBox(Layer):
 
     Shapes: feature map (N, C, H, W), image (N, C', H', W') -> top (1, 2, H * W * boxes * 4): the
     boxes, and for each of their numbers the `variance` (one for all, or one for each of the four).
+
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
     """
 
     min_size: tuple[float, ...] = ()
@@ -363,6 +365,8 @@ class DetectionOutput(Layer):
 
     `save_output_param` and `visualize`, by which the fork writes files and opens windows, do
     nothing here, nor does the fourth bottom, the images to draw on.
+
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
     """
 
     num_classes: int | None = None

@@ -51,7 +51,7 @@ def test_every_type_is_listed_once() -> None:
 @pytest.mark.parametrize("name", [e.name for e in ENTRIES])
 def test_every_type_tells_its_formula_family_and_settings(name: str) -> None:
     found = entry(name)
-    assert found.formula and found.family
+    assert found.formula and found.family and found.shapes and found.source
     kind = registry.find(name)
     settings = {s.name.rpartition(".")[2] for s in found.settings}
     wiring = {"name", "type", "bottom", "top", "phase", "propagate_down"}
