@@ -81,6 +81,8 @@ class Parser(argparse.ArgumentParser):
             hint = f"netc {self.verb} --help lists its flags"
             if missing:
                 hint = f"did you mean -{missing[0]} {rest[0]}?"
+            elif self._settings and rest[0] in self._settings():
+                hint = f"a setting of the solver takes its value so: {'='.join(rest[:2])}"
             raise Usage(f"'{rest[0]}' belongs to no flag", got=" ".join(rest), hint=hint)
         if missing:
             raise Usage(

@@ -143,6 +143,7 @@ def test_trials_leave_nothing_behind(folder: Path, netc: Netc) -> None:
         (["-weights", "a", "weights=b"], 2, "two values for weights"),
         (["base_lr=fast"], 1, "command line:1:9: the field 'base_lr' takes a number"),
         (["5"], 2, "'5' belongs to no flag"),
+        (["momentum", "0.5"], 2, "a setting of the solver takes its value so: momentum=0.5"),
     ],
 )
 def test_settings_that_cannot_be(
