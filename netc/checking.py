@@ -13,13 +13,16 @@ from netc.graph.build import NetState, net_state
 from netc.layers.types import CodeHost, Phase
 from netc.plan.need import find_need
 from netc.report.problems import FileReport
-from netc.schema import netc_pb2, read_net, read_solver, resolve
+from netc.schema import Source, netc_pb2, read_net, read_solver, resolve
 from netc.schema.kinds import is_solver
 from netc.train.detection import check_detection
+from netc.train.finetuning import schedule_of
 from netc.train.nets import SolverNet, solver_nets
 from netc.train.settings import SolverSettings, idle_settings, read_settings
+from netc.weights.transfer import read_renames
 
 T = TypeVar("T")
+_Solver = tuple[SolverSettings, Source[netc_pb2.SolverParameter]]
 
 
 def check(
@@ -131,14 +134,21 @@ class _FileCheck:
             self.notes += idle_settings(source, settings)
         for i, path in enumerate(source.message.weights):
             self._attempt(partial(resolve, path, source.span("weights", i)))
+        if settings and settings.rename_file:
+            names = self._attempt(
+                partial(resolve, settings.rename_file, source.span("rename_file"))
+            )
+            if names:
+                self._attempt(partial(read_renames, names))
         nets = self._attempt(partial(solver_nets, source, self.level, self.stages))
-        content = self._graphs(nets, settings) if nets else ""
+        solver = (settings, source) if settings else None
+        content = self._graphs(nets, solver) if nets else ""
         return f"{settings.type} solver, {content}" if settings else ""
 
-    def _graphs(self, nets: Sequence[SolverNet], settings: SolverSettings | None = None) -> str:
+    def _graphs(self, nets: Sequence[SolverNet], solver: _Solver | None = None) -> str:
         """Build every net in its state, and look whether its gradients can flow.
 
-        And whether a solver with these settings, of which the first net is trained, can test it.
+        And whether a solver can train the first as it says, and test the others.
         """
         sizes: dict[str, int] = {}
         for net in nets:
@@ -162,8 +172,11 @@ class _FileCheck:
             if graph is None:
                 continue
             self.notes += graph.notes
-            if settings and net is not nets[0]:
-                self._attempt(partial(check_detection, settings, graph))
+            if solver and net is not nets[0]:
+                self._attempt(partial(check_detection, solver[0], graph))
+            # Where data is absent, layers may be missing that patterns would match.
+            elif solver and {layer.name for layer in layers} <= {n.name for n in graph.nodes}:
+                self._attempt(partial(schedule_of, *solver, graph))
             if graph.loss_blobs or graph.force_backward:
                 self._attempt(partial(find_need, graph))
         self._note_unreached(nets)

@@ -92,6 +92,22 @@ def test_the_settings_and_the_nets_of_a_solver_are_checked_in_one_go(folder: Pat
         assert any(part in line for line in found), part
 
 
+def test_what_a_solver_says_of_layers_is_checked(folder: Path) -> None:
+    Path("names").write_text("one two three")
+    spoil(
+        "solver.prototxt",
+        "max_iter: 6",
+        'max_iter: 6 freeze: "cnov1" layer_rate { layer: "relu1" lr_mult: 2 } rename_file: "names"',
+    )
+    (report,) = check(["solver.prototxt"])
+    whats = [problem.what for problem in report.problems]
+    assert whats == [
+        "this line is no rename",
+        "no layer of the net has a name that matches 'cnov1'",
+        "the layers that 'relu1' matches have no rate",
+    ]
+
+
 def test_both_nets_of_a_solver_are_read(folder: Path) -> None:
     spoil(
         "solver.prototxt", 'net: "net.prototxt"', 'train_net: "a.prototxt" test_net: "b.prototxt"'

@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "google numpy rich tensorboardX",
     ),
     # What is wrong with files, found without running them.
-    "checking": ("schema layers graph plan assemble report train", ""),
+    "checking": ("schema layers graph weights plan assemble report train", ""),
     # Old files, written anew.
     "upgrading": ("text schema weights", "google"),
     "pycaffe": (

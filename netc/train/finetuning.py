@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from netc.errors import NetcError, fail
+from netc.graph.types import Graph
 from netc.learned import load_weights, start_of
-from netc.schema import netc_pb2, resolve
+from netc.schema import Source, netc_pb2, resolve
 from netc.train.extension import Extension, Point
 from netc.train.freezing import AS_TEXT, Schedule, Wishes
 from netc.train.log import logger
+from netc.train.settings import SolverSettings
 from netc.weights import Fate, Match
 from netc.weights.transfer import AS_SAVED, PartialCopy, Rename, Transfer, read_renames
 
@@ -34,6 +36,27 @@ class Asked:
     wishes: Wishes = AS_TEXT
     transfer: Transfer = AS_SAVED
     rename_file: str = ""
+
+
+def schedule_of(
+    settings: SolverSettings,
+    source: Source[netc_pb2.SolverParameter],
+    graph: Graph,
+    asked: Wishes = AS_TEXT,
+) -> Schedule | None:
+    """Return what a solver file, and what is asked besides, mean for a net; None for nothing.
+
+    Raises NetcError with all that is wrong with it.
+    """
+    wishes = Wishes.of(settings, source) + asked
+    if wishes.rates and (settings.larc or settings.local_lr_auto):
+        raise fail(
+            "rates of layers have no effect: each param's comes from its norms",
+            span=wishes.rates[0].span,
+            expected="layer_rate, or larc or local_lr_auto",
+            got="both",
+        )
+    return Schedule(graph, wishes, settings.max_iter) if wishes else None
 
 
 class FineTuning(Extension):
@@ -70,17 +93,8 @@ class FineTuning(Extension):
 
     def _follow(self, asked: Wishes) -> None:
         solver = self._solver
-        settings = solver.settings
-        wishes = Wishes.of(settings, solver.source) + asked
-        if wishes.rates and (settings.larc or settings.local_lr_auto):
-            raise fail(
-                "rates of layers have no effect: each param's comes from its norms",
-                span=wishes.rates[0].span,
-                expected="layer_rate, or larc or local_lr_auto",
-                got="both",
-            )
         before = self.schedule
-        self.schedule = Schedule(self._graph, wishes, solver.settings.max_iter) if wishes else None
+        self.schedule = schedule_of(solver.settings, solver.source, self._graph, asked)
         self._asked = asked
         if before or self.schedule:
             self._apply()

@@ -67,14 +67,9 @@ class Wishes:
         )
 
     @classmethod
-    def of(
-        cls, settings: SolverSettings, source: Source[netc_pb2.SolverParameter] | None
-    ) -> Wishes:
+    def of(cls, settings: SolverSettings, source: Source[netc_pb2.SolverParameter]) -> Wishes:
         """Return what a solver file says."""
-
-        def place(name: str, index: int) -> Span | None:
-            return source.span(name, index) if source else None
-
+        place = source.span
         return cls(
             tuple(Freeze(f, place("freeze", i)) for i, f in enumerate(settings.freeze)),
             tuple(
