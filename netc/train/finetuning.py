@@ -175,11 +175,15 @@ class FineTuning(Extension):
     def restore(self, state: bytes) -> None:
         """Go on as the snapshot's run did, except for what is asked for anew."""
         message = netc_pb2.FineTuning.FromString(state)
+        asked = Wishes.taken_from(message)
+        # What is kept of it is the start alone: the wishes are this run's own from here on.
+        for wish in ("freeze", "unfreeze", "layer_rate"):
+            message.ClearField(wish)
         self._start = message if message.weights else None
         if self._asked:
             self._apply()
         else:
-            self.follow(Wishes.taken_from(message))
+            self.follow(asked)
 
     # -- what has become of it ---------------------------------------------------------------------
 

@@ -217,6 +217,13 @@ def test_what_the_command_line_asked_for_is_in_the_snapshot(
     equal(whole, second)
     assert second.fine_tuning.report() == whole.fine_tuning.report()
 
+    # And in that of the run that went on, once each.
+    assert second.fine_tuning.state() == whole.fine_tuning.state()
+    _, later = second.snapshot()
+    third = solver_in(folder)
+    tuning.start(third, Asked(), str(later))
+    assert third.fine_tuning.state() == whole.fine_tuning.state()
+
     anew = solver_in(folder)
     tuning.start(anew, Asked(wishes=Wishes((Freeze("ip"),))), str(state))
     assert anew.fine_tuning.schedule is not None
