@@ -26,7 +26,7 @@ from netc.errors import Span, fail
 Row = dict[str, float]
 
 _GLOG = re.compile(
-    r"[IWEF](?P<month>\d\d)(?P<day>\d\d) (?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<micros>\d+))?\s"
+    r"\s*[IWEF](?P<month>\d\d)(?P<day>\d\d) (?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<micros>\d+))?\s"
 )
 _ITERATION = re.compile(r"Iteration (\d+)")
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
@@ -34,6 +34,9 @@ _OUTPUT = re.compile(
     rf"(?P<net>Train|Test) net output #(?P<index>\d+): (?P<name>.+?) = (?P<value>{_NUMBER})"
 )
 _RATE = re.compile(rf"\blr = ({_NUMBER})")
+# As Caffe logged it before July 2014: outputs had no names, those of training were not logged.
+_SCORE = re.compile(rf"Test score #(?P<index>\d+): (?P<value>{_NUMBER})")
+_LOSS = re.compile(rf"Iteration \d+(?: \(.*\))?, loss = ({_NUMBER})")
 _TEST_NET = re.compile(r"Testing net \(#(\d+)\)")
 #: What a record of training has besides the rate and the outputs.
 MEASURES = ("smoothed_loss", "images_per_s", "data_wait_s", "peak_memory_mib")
@@ -90,6 +93,7 @@ def _fill_rates(rows: Sequence[Row], known: dict[float, float]) -> None:
 def _of_glog(text: str) -> Log:
     log = Log()
     rates: dict[float, float] = {}
+    losses: list[Row] = []
     iteration, net = -1.0, 0
     for seconds, line in _timed(text.splitlines()):
         if found := _ITERATION.search(line):
@@ -104,6 +108,12 @@ def _of_glog(text: str) -> Log:
         if found := _OUTPUT.search(line):
             rows = log.train if found["net"] == "Train" else log.tests.setdefault(net, [])
             _add(rows, iteration, seconds, found["name"], float(found["value"]), found["index"])
+        if found := _SCORE.search(line):
+            index, rows = found["index"], log.tests.setdefault(net, [])
+            _add(rows, iteration, seconds, f"score #{index}", float(found["value"]), index)
+        if found := _LOSS.search(line):
+            _add(losses, iteration, seconds, "loss", float(found[1]), "0")
+    log.train = log.train or losses
     for rows in (log.train, *log.tests.values()):
         _fill_rates(rows, rates)
     log.tests = {net: rows for net, rows in log.tests.items() if rows}

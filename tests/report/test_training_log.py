@@ -70,6 +70,22 @@ def test_a_log_of_caffe(tmp_path: Path) -> None:
     ]
 
 
+def test_a_log_of_an_old_caffe_pasted_with_indentation(tmp_path: Path) -> None:
+    text = """
+        I0830 23:08:00.0 796 solver.cpp:42] Solving SRCNN
+        I0830 23:08:05.0 796 solver.cpp:232] Iteration 40, Testing net (#0)
+        I0830 23:08:06.0 796 solver.cpp:270] Test score #0: 0.5
+        I0830 23:08:06.0 796 solver.cpp:270] Test score #1: -nan
+        I0830 23:08:07.0 796 solver.cpp:195] Iteration 40, loss = 0.25
+        I0830 23:08:07.0 796 solver.cpp:365] Iteration 40, lr = 1e-05
+    """
+    log = parse_log(written(tmp_path, text))
+    assert plain(log.train) == ["NumIters=40 Seconds=7 LearningRate=1e-05 loss=0.25"]
+    assert plain(log.tests[0]) == [
+        "NumIters=40 Seconds=6 LearningRate=1e-05 score #0=0.5 score #1=nan"
+    ]
+
+
 def test_json_lines_of_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:
     log = parse_log(written(tmp_path, JSON))
     assert plain(log.train) == [
