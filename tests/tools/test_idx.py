@@ -38,8 +38,8 @@ def test_the_array_comes_back(tmp_path: Path, pack: type[bytes]) -> None:
         (idx_bytes(IMAGES)[:6], "ends within its header"),
         (idx_bytes(IMAGES)[:-1], "59 bytes"),
         (idx_bytes(IMAGES) + b"x", "3 x 4 x 5 = 60 bytes"),
-        (gzip.compress(idx_bytes(IMAGES))[:-9], "cannot read"),
-        (gzip.compress(idx_bytes(IMAGES))[:9] + bytes(20), "cannot read"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:-9], "cannot read"),
+        (gzip.compress(idx_bytes(IMAGES), mtime=0)[:9] + bytes(20), "cannot read"),
     ],
     ids=["empty", "png", "floats", "no sizes", "short", "long", "short gzip", "bad gzip"],
 )

@@ -47,7 +47,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsiz
         (json.dumps({"message": "not found"}).encode(), Kind.FOREIGN, "JSON"),
         (zip_file(), Kind.FOREIGN, "zip archive"),
         (npy_file(), Kind.FOREIGN, "NumPy .npy"),
-        (gzip.compress(b"x"), Kind.FOREIGN, "gzip"),
+        (gzip.compress(b"x", mtime=0), Kind.FOREIGN, "gzip"),
         (pickle.dumps({"state_dict": 1}, protocol=2), Kind.FOREIGN, "pickle"),
         (pickle.dumps([1, "x"], protocol=5), Kind.FOREIGN, "pickle"),
         ((CAFFE_FILES / "images_lmdb" / "data.mdb").read_bytes(), Kind.FOREIGN, "LMDB"),
