@@ -32,6 +32,8 @@ _WAY = 10.0
 _FAR = 4
 
 _SWEEPS_TO_ORDER = 24
+# With more spots than this they become fewer.
+_MANY = 2000
 _SWEEPS_TO_PLACE = 120
 
 
@@ -185,21 +187,23 @@ class _Net:
 
     def order(self) -> None:
         """Order the spots of each rank so that few arrows cross."""
-        best, fewest = [list(row) for row in self.rows], self._crossings()
-        for sweep in range(_SWEEPS_TO_ORDER):
+        at = {spot: place for row in self.rows for place, spot in enumerate(row)}
+        best, fewest = [list(row) for row in self.rows], self._crossings(at)
+        for sweep in range(self._affordable(_SWEEPS_TO_ORDER)):
             if not fewest:
                 break
             down = sweep % 2 == 0
             for row in self.rows if down else reversed(self.rows):
-                at = self._positions()
                 row.sort(key=lambda spot: self._median(spot, at, down))
-            crossings = self._crossings()
+                at.update((spot, place) for place, spot in enumerate(row))
+            crossings = self._crossings(at)
             if crossings < fewest:
                 best, fewest = [list(row) for row in self.rows], crossings
         self.rows = best
 
-    def _positions(self) -> dict[int, int]:
-        return {spot: at for row in self.rows for at, spot in enumerate(row)}
+    def _affordable(self, sweeps: int) -> int:
+        """Return how many sweeps there are time for: fewer if there are very many spots."""
+        return max(sweeps // 6, min(sweeps, sweeps * _MANY // max(1, len(self.spots))))
 
     def _median(self, index: int, at: dict[int, int], down: bool) -> float:
         spot = self.spots[index]
@@ -209,8 +213,7 @@ class _Net:
         middle = len(near) // 2
         return near[middle] if len(near) % 2 else (near[middle - 1] + near[middle]) / 2
 
-    def _crossings(self) -> int:
-        at = self._positions()
+    def _crossings(self, at: dict[int, int]) -> int:
         total = 0
         for row in self.rows:
             seen: list[int] = []
@@ -230,9 +233,10 @@ class _Net:
             for spot in row:
                 self.spots[spot].x = x + self.spots[spot].width / 2
                 x += self.spots[spot].width + _BESIDE
-        for sweep in range(_SWEEPS_TO_PLACE):
+        sweeps = self._affordable(_SWEEPS_TO_PLACE)
+        for sweep in range(sweeps):
             # At first only what is above counts, or below, in turn; then both.
-            use = ("above", "below")[sweep % 2] if sweep < _SWEEPS_TO_PLACE // 4 else "both"
+            use = ("above", "below")[sweep % 2] if sweep < sweeps // 4 else "both"
             for row in self.rows if sweep % 2 == 0 else reversed(self.rows):
                 self._place_row(row, use)
         left = min((s.x - s.width / 2 for s in self.spots), default=0.0)

@@ -99,3 +99,13 @@ def test_what_comes_from_nowhere_lies_before_what_it_leads_to() -> None:
 
 def test_nothing_is_a_drawing_too() -> None:
     assert draw(Diagram("empty", (), ())).size == (0, 0)
+
+
+def test_very_many_arrows_take_fewer_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    everywhere = diagram(20, *pairwise(range(20)), *((i, 19) for i in range(18)))
+    monkeypatch.setattr("netc.report.diagram._MANY", 10)
+    quick = draw(everywhere)
+    monkeypatch.undo()
+    assert quick.size[1] == draw(everywhere).size[1]
+    for one, other in pairwise(extents(quick)):
+        assert other[1] > one[3]
