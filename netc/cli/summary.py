@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         assume=True,
         host=options.code_host(args),
     )
-    make = partial(plan, graph, find_backend(args.backend))
+    follow = graph.data_dependent
+    make = partial(plan, graph, find_backend(args.backend), follow=follow)
     print(render(summarize(graph, make), args.format))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -384,3 +385,32 @@ def test_sharing_memory_changes_no_number_when_plans_change(
             assert shared.loss() == kept.loss()
             for a, b in zip(gradients(shared), gradients(kept), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_plans_that_are_forgotten_take_no_memory() -> None:
+    require("cpu")
+    convolutions = "".join(
+        f"""
+    layer {{ name: "c{i}" type: "Convolution" bottom: "c{i - 1}" top: "c{i}" convolution_param {{
+      num_output: 16 kernel_size: 3 pad: 1 weight_filler {{ type: "xavier" }} }} }}"""
+        for i in range(1, 9)
+    )
+    text = f"""
+    layer {{ name: "c0" type: "Input" top: "c0"
+      input_param {{ shape {{ dim: 1 dim: 16 dim: 8 dim: 8 }} }} }}{convolutions}
+    layer {{ name: "sum" type: "Reduction" bottom: "c8" top: "sum" loss_weight: 1 }}"""
+    net = executor_of(net_of(text), backend_name="cpu")
+
+    def run_sizes(sizes: range) -> float:
+        for size in sizes:
+            net.follow({"c0": (1, 16, size, 8)})
+            net.forward()
+            net.backward()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    # The library keeps the last 1024 primitives that it has made for itself.
+    first = run_sizes(range(9, 60))
+    assert run_sizes(range(60, 110)) - first < 20  # MiB; 60 while they were kept

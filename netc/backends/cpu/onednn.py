@@ -113,13 +113,30 @@ def dims_of(values: Sequence[int]) -> Any:
 _KNOWN: dict[tuple[tuple[int, ...], str], Desc] = {}
 
 
-class Desc:
-    """How an array of some dims and type lies in memory. Never changes, and is never freed.
+class _Owned:
+    """Something of the library's that goes with the Python object that stands for it.
 
-    There are few different ones in a process, and plans that are kept refer to them.
+    Nets whose data change their shape are planned again and again.
+    """
+
+    def _own(self, kind: str, handle: c_void_p) -> None:
+        # Found now: when the interpreter ends, nothing can be looked up any more.
+        destroy = _function(f"{kind}_destroy", c_void_p)
+        self._freed = [*getattr(self, "_freed", ()), (destroy, handle)]
+
+    def __del__(self) -> None:
+        for destroy, handle in reversed(getattr(self, "_freed", ())):
+            destroy(handle)
+
+
+class Desc(_Owned):
+    """How an array of some dims and type lies in memory. Never changes.
+
+    Those behind the layouts that plans name are kept for the whole process.
     """
 
     def __init__(self, handle: c_void_p) -> None:
+        self._own("memory_desc", handle)
         self.handle = handle
         n = self._number(_NDIMS)
         self.dims = self._vector(_DIMS, n)
@@ -323,10 +340,11 @@ class _Argument(ctypes.Structure):
     _fields_ = (("number", c_int), ("memory", c_void_p))
 
 
-class Primitive:
+class Primitive(_Owned):
     """A primitive that the library has chosen an implementation for, not yet bound to arrays."""
 
     def __init__(self, description: c_void_p) -> None:
+        self._own("primitive_desc", description)
         self.description = description
         self._primitive: c_void_p | None = None
 
@@ -365,6 +383,7 @@ class Primitive:
             _check(
                 _function("primitive_create", c_void_p, c_void_p)(byref(found), self.description)
             )
+            self._own("primitive", found)
             self._primitive = found
         memories = [_memory(desc, array) for desc, array in arrays.values()]
         arguments = (_Argument * len(memories))(
@@ -373,7 +392,7 @@ class Primitive:
                 for number, memory in zip(arrays, memories, strict=True)
             )
         )
-        return _Call(self._primitive, arguments, memories)
+        return _Call(self._primitive, arguments, (self, *memories))
 
 
 class _Call:
@@ -381,7 +400,7 @@ class _Call:
 
     __slots__ = ("_arguments", "_keep", "_n", "_primitive", "_run", "_stream")
 
-    def __init__(self, primitive: c_void_p, arguments: Any, keep: Sequence[_Memory]) -> None:
+    def __init__(self, primitive: c_void_p, arguments: Any, keep: Sequence[object]) -> None:
         self._primitive, self._arguments, self._keep = primitive, arguments, keep
         self._n, self._stream = len(arguments), stream()
         self._run = _function("primitive_execute", c_void_p, c_void_p, c_int, c_void_p)
@@ -392,7 +411,7 @@ class _Call:
             raise OneDnnError(f"oneDNN status {status}")
 
 
-class _Memory:
+class _Memory(_Owned):
     """An array as the library sees it. It must not outlive the array."""
 
     def __init__(self, desc: Desc, array: Any) -> None:
@@ -402,10 +421,7 @@ class _Memory:
         self.handle = c_void_p()
         create = _function("memory_create", c_void_p, c_void_p, c_void_p, c_void_p)
         _check(create(byref(self.handle), desc.handle, engine(), c_void_p(array.ctypes.data)))
-
-    def __del__(self) -> None:
-        if self.handle:
-            _function("memory_destroy", c_void_p)(self.handle)
+        self._own("memory", self.handle)
 
 
 def _memory(desc: Desc, array: Any) -> _Memory:
@@ -418,13 +434,15 @@ def _clone(handle: c_void_p) -> c_void_p:
     return found
 
 
-class PostOps:
+class PostOps(_Owned):
     """What a primitive does to each result before it writes it, as an attribute."""
 
     def __init__(self) -> None:
         self._ops, self.attribute = c_void_p(), c_void_p()
         _check(_function("post_ops_create", c_void_p)(byref(self._ops)))
+        self._own("post_ops", self._ops)
         _check(_function("primitive_attr_create", c_void_p)(byref(self.attribute)))
+        self._own("primitive_attr", self.attribute)
 
     def _set(self) -> PostOps:
         put = _function("primitive_attr_set_post_ops", c_void_p, c_void_p)
@@ -496,7 +514,8 @@ def reorder(source: Desc, target: Desc, *, add: bool = False) -> Primitive:
     create = _function(
         "reorder_primitive_desc_create", c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
     )
-    attribute = PostOps().add_to_target().attribute if add else None
+    post = PostOps().add_to_target() if add else None
+    attribute = post.attribute if post else None
     _check(create(byref(found), source.handle, engine(), target.handle, engine(), attribute))
     return Primitive(found)
 
