@@ -224,6 +224,18 @@ def test_pieces_and_threads_change_no_bit(
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("size", [0, 1, 4095, 4097, 300_000])
+def test_norms(size: int) -> None:
+    values = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    found = pieces.norm(values, np.full(4, 2, np.float32))
+    assert found == pytest.approx(np.sqrt((values.astype(np.float64) ** 2).sum() + 16), rel=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "computing", lambda: 5)
+        patch.setattr(pieces, "PIECES_WORTH_THREADS", 1)
+        patch.setattr(pieces, "ROWS", 7)
+        assert pieces.norm(values, np.full(4, 2, np.float32)) == found
+
+
 def test_each_param_can_have_its_own_penalty() -> None:
     settings = settings_of(weight_decay=0.1, base_lr=1.0)
     (a,), (b,) = params_of(SHAPES[:1]), params_of(SHAPES[:1], regularization_type="L1")
