@@ -49,8 +49,7 @@ def substituted(pattern: str, name: str, replacement: str) -> str | None:
     else:
         expression, end = "", 0
         for wild in _WILD.finditer(pattern):
-            body = {"*": ".*", "?": "."}.get(wild[0], wild[0].replace("[!", "[^"))
-            expression += f"{re.escape(pattern[end : wild.start()])}({body})"
+            expression += f"{re.escape(pattern[end : wild.start()])}({_body(wild[0])})"
             end = wild.end()
         found = re.fullmatch(expression + re.escape(pattern[end:]), name, re.DOTALL)
         if not found:
@@ -58,6 +57,12 @@ def substituted(pattern: str, name: str, replacement: str) -> str | None:
         parts = found.groups()
     kept, *rest = replacement.split("*")
     return kept + "".join(part + text for part, text in zip(parts, rest, strict=False))
+
+
+def _body(wild: str) -> str:
+    """Return a wildcard as a regular expression, without what translate puts around it."""
+    around = fnmatch.translate(wild)
+    return around[around.index(":") + 1 : around.rindex(")")]
 
 
 def wildcards(pattern: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from netc.patterns import matches, selected, substituted, unmatched
 
@@ -37,6 +39,12 @@ def test_what_patterns_choose(patterns: list[str], chosen: list[str]) -> None:
         ("conv*", "x", "fc8", None),
         ("a.b*", "x*", "aXb1", None),  # a dot is a dot
         ("[!a]1", "*", "b1", "b"),
+        ("[^a]1", "*", "^1", "^"),  # as in a shell, where only ! takes characters out
+        ("[^a]1", "*", "b1", None),
+        ("[\\d]1", "*", "\\1", "\\"),
+        ("[]]1", "*", "]1", "]"),
+        ("[a-c]1", "*", "b1", "b"),
+        ("[c-a]1", "*", "b1", None),
     ],
 )
 def test_what_a_name_becomes(
@@ -57,3 +65,10 @@ def test_what_a_name_becomes(
 )
 def test_the_nearest_names_are_offered(pattern: str, hint: str) -> None:
     assert hint in unmatched(pattern, NAMES, "of the net").hint
+
+
+@given(st.text("ab[]!^-*?\\", max_size=7), st.text("ab[]!^-\\", max_size=4))
+@example("[b-a]*", "a")
+@example("[[a]", "[")
+def test_what_matches_becomes_something(pattern: str, name: str) -> None:
+    assert (substituted(pattern, name, "x") is not None) == matches(pattern, name)

@@ -474,7 +474,8 @@ def _strangers(file: Weights, unused: Sequence[SavedLayer], wanting: Sequence[st
         Span(file.file) if file.file else None,
         expected=f"layers such as {_some(wanting)}",
         got=_some(names),
-        hint="layers are matched by name; give weights saved from a net with these names",
+        hint="layers are matched by name; give weights saved from a net with these names, "
+        "or rename them: -rename 'OLD=NEW'",
     )
 
 
