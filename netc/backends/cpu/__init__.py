@@ -22,6 +22,7 @@ from netc.backends.cpu.normalization import LrnKernel, NormKernel
 from netc.backends.cpu.onednn import Desc
 from netc.backends.cpu.pooling import PoolingKernel
 from netc.backends.cpu.prelu import PReluKernel
+from netc.backends.cpu.recurrent import LstmKernel, RnnKernel
 from netc.backends.cpu.softmax import SoftmaxKernel, SoftmaxLossKernel
 from netc.backends.reference import ReferenceBackend
 from netc.layers.activation import (
@@ -46,6 +47,7 @@ from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.modern import GELU, HSigmoid, HSwish, Mish, ReLU6
 from netc.layers.normalization import LRN, BatchNorm
 from netc.layers.pooling import Pooling
+from netc.layers.recurrent import LSTM, RNN
 from netc.layers.scale import Scale
 from netc.layers.shape import Concat, Slice
 from netc.layers.softmax import Softmax
@@ -66,6 +68,8 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     BatchNorm: NormKernel,
     Scale: NormKernel,
     Eltwise: eltwise_kernel,
+    LSTM: LstmKernel,
+    RNN: RnnKernel,
     PReLU: PReluKernel,
     Concat: ConcatKernel,
     Slice: SliceKernel,

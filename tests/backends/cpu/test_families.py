@@ -12,7 +12,7 @@ from netc.plan import plan
 from netc.plan.types import Step
 from netc.runtime import Executor
 from tests.backends.cpu.test_equality import agree
-from tests.support.nets import graph_of, require, set_inputs
+from tests.support.nets import executor_of, graph_of, require, set_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +177,63 @@ def test_an_activation_behind_a_product_or_a_maximum(operation: str, activation:
     behind = f'layer {{ name: "a" type: "{activation}" bottom: "y" top: "z" }}'
     text = text.replace('layer { name: "w"', behind + 'layer { name: "w"')
     check(text.replace('bottom: "y" top: "w"', 'bottom: "z" top: "w"'))
+
+
+def recurrent(kind: str, steps: int, batch: int, d: int, inputs: int, extra: str) -> str:
+    """Return a net with sequences that begin and end within the batch."""
+    exposed = {"LSTM": 2, "RNN": 1}[kind] if "hidden" in extra else 0
+    shapes = [f"dim: {steps} dim: {batch} dim: {inputs}"]
+    shapes += [f"dim: {batch} dim: 3 dim: 2"] * ("static" in extra)
+    shapes += [f"dim: 1 dim: {batch} dim: {d}"] * exposed
+    lines = [
+        f'layer {{ name: "in{i}" type: "Input" top: "in{i}" input_param {{ shape {{ {dims} }} }} }}'
+        f'layer {{ name: "s{i}" type: "PReLU" bottom: "in{i}" top: "x{i}" }}'
+        for i, dims in enumerate(shapes)
+    ]
+    lines.append(
+        'layer { name: "c" type: "Input" top: "c" '
+        f"input_param {{ shape {{ dim: {steps} dim: {batch} }} }} }}"
+        'layer { name: "cont" type: "Threshold" bottom: "c" top: "cont" '
+        "threshold_param { threshold: -0.5 } }"
+    )
+    first = len(shapes) - exposed
+    bottoms = ["x0", "cont", *[f"x{i}" for i in range(1, first)]]
+    bottoms += [f"in{i}" for i in range(first, len(shapes))]
+    tops = ["y", *[f"state{i}" for i in range(exposed)]]
+    ends = " ".join([f'bottom: "{b}"' for b in bottoms] + [f'top: "{t}"' for t in tops])
+    fillers = "weight_filler { type: 'gaussian' std: 0.4 } bias_filler { type: 'gaussian' }"
+    lines.append(
+        f'layer {{ name: "l" type: "{kind}" {ends} recurrent_param {{ num_output: {d} {fillers} '
+        f"{'expose_hidden: true' * bool(exposed)} }} }}"
+        'layer { name: "w" type: "Power" bottom: "y" top: "w" power_param { power: 2 } }'
+        'layer { name: "sum" type: "Reduction" bottom: "w" top: "loss" loss_weight: 1 }'
+    )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("extra", ["", "static", "hidden", "static, hidden"])
+@pytest.mark.parametrize("sizes", [(1, 1, 4, 3), (5, 3, 20, 7), (3, 16, 32, 16)])
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_recurrent(kind: str, sizes: tuple[int, int, int, int], extra: str) -> None:
+    for phase in Phase:
+        check(recurrent(kind, *sizes, extra), phase)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_a_recurrent_state_goes_on_with_the_next_batch(kind: str) -> None:
+    graph = graph_of(recurrent(kind, 4, 3, 20, 7, ""))
+    nets = [executor_of(graph, backend_name=name) for name in ("reference", "cpu")]
+    assert_chosen(graph, nets[1])
+    for seed in range(3):
+        for one in nets:
+            set_inputs(one, seed)
+            one.clear_param_diffs()
+            one.forward()
+            one.backward()
+        agree(nets[1].data("loss"), nets[0].data("loss"), f"loss of batch {seed}")
+        for i in range(len(graph.params)):
+            agree(nets[1].param_diff_array(i), nets[0].param_diff_array(i), f"param {i}")
+        carried = [one.persistent() for one in nets]
+        assert carried[0].keys() == carried[1].keys() != set()
+        for key, value in carried[0].items():
+            agree(carried[1][key], value, key)
