@@ -37,15 +37,25 @@ class NmsParam:
     """An `nms_param` message: of boxes that overlap more than the threshold only the best stays.
 
     Only the `top_k` best boxes are looked at, all if it is not set or negative. With `eta` below 1
-    the threshold, while above 0.5, is multiplied by it whenever a box stays.
+    the threshold, while above 0.5, is multiplied by it whenever a box stays. `soft_nms`, of a fork,
+    is refused; `theta` belongs to it.
     """
 
     nms_threshold: float = 0.3
     top_k: int | None = None
     eta: float = 1.0
+    soft_nms: bool = False
+    theta: float = 0.5
 
     def check(self, setting: str = "nms_param") -> None:
         """Raise `Refusal` for settings that mean nothing, pointing at `setting` or their own."""
+        if self.soft_nms:
+            raise Refusal(
+                "netc drops boxes that overlap better ones, it does not lower their scores",
+                expected="soft_nms: false",
+                got="soft_nms: true",
+                setting=setting or "soft_nms",
+            )
         if not self.nms_threshold >= 0:
             raise Refusal(
                 "nms_threshold is negative",

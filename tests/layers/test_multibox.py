@@ -392,6 +392,7 @@ SHAPES = ((2, 40), (2, 30), (1, 2, 40), (1, 1, 5, 8))
     (replace(PERFECT, map_object_to_agnostic=True), "map_object_to_agnostic"),
     (replace(PERFECT, mining_type=MiningType.HARD_EXAMPLE, sample_size=0), "sample_size"),
     (replace(PERFECT, nms_param=NmsParam(-1)), "nms_param"),
+    (replace(PERFECT, nms_param=NmsParam(0.5, soft_nms=True)), "nms_param"),
 ])  # fmt: skip
 def test_refused(layer: MultiBoxLoss, setting: str) -> None:
     with pytest.raises(Refusal) as caught:
