@@ -22,6 +22,14 @@ from netc.train.policy import Rates
 from netc.train.settings import SolverSettings
 
 
+def _silent() -> np.errstate:
+    """Let overflow and the like give Inf or NaN without a word, as in a pass.
+
+    The solver looks for those.
+    """
+    return np.errstate(all="ignore")
+
+
 class UpdateRule(ABC):
     """One solver type with its history: `slots` blobs for each param.
 
@@ -52,6 +60,7 @@ class UpdateRule(ABC):
             np.zeros(shape, np.float32) for _ in range(self.slots) for shape in shapes
         ]
 
+    @_silent()
     def apply(self, rates: Rates, data: Sequence[Blob], diffs: Sequence[Blob | None]) -> None:
         """Update `data` in place from the accumulated `diffs`, which the update overwrites.
 
@@ -67,6 +76,7 @@ class UpdateRule(ABC):
         for i in trained:
             constrain(self.settings, self.params[i], i, self._layouts, data[i])
 
+    @_silent()
     def apply_to(self, i: int, rates: Rates, data: Blob, diff: Blob | None, start: int = 0) -> None:
         """Update param `i` alone, where the settings need no other param for that.
 

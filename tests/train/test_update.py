@@ -287,6 +287,17 @@ def test_noise_has_the_variance_of_its_paper_and_follows_from_seed_and_iteration
         assert not np.array_equal(moved, step(iteration, seed=1))
 
 
+@pytest.mark.parametrize("kind", RULES)
+def test_what_is_infinite_becomes_so_without_a_warning(kind: str) -> None:
+    """The suite turns warnings into errors; whoever trains is told by the guards."""
+    settings = settings_of(type=kind, clip_gradients=1.0, weight_decay=1e38)
+    data = [np.full(3, 1e38, np.float32)]
+    rule = rule_of(settings, params_of([(3,)]))
+    for diff in (np.full(3, np.inf, np.float32), np.full(3, 3e38, np.float32)):
+        rule.apply(rates_at(settings, 0), data, [diff])
+    assert not np.isfinite(data[0]).all()
+
+
 @given(
     shape=st.tuples(*[st.integers(0, 4)] * 3),
     axes=st.sets(st.integers(0, 2), min_size=1, max_size=3),
