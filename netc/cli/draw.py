@@ -26,13 +26,12 @@ def configure(parser: options.Parser) -> None:
         metavar="TB|LR|BT|RL",
         help="from top to bottom (the default), left to right, ...",
     )
+    options.python_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the picture."""
-    from netc.assemble import load_graph
     from netc.errors import Span, fail
-    from netc.layers.types import Phase
     from netc.report.draw import diagram_of
     from netc.report.picture import FORMS
     from netc.report.table import size
@@ -46,14 +45,7 @@ def run(args: argparse.Namespace) -> int:
             expected=", ".join(f".{known}" for known in FORMS),
             got=args.output,
         )
-    graph = load_graph(
-        args.model,
-        Phase[args.phase],
-        args.level,
-        args.stage,
-        shapes=dict(args.shape),
-        assume=True,
-    )
+    graph = options.graph_to_look_at(args)
     for note in graph.notes:
         print(f"note: {note}")
     picture = FORMS[form](diagram_of(graph), args.direction)

@@ -52,25 +52,15 @@ def run(args: argparse.Namespace) -> int:
     """Export and prove."""
     from pathlib import Path
 
-    from netc.assemble import load_graph
     from netc.backends import find_backend
     from netc.export.deliver import deliver, mismatch
-    from netc.layers.types import Phase
     from netc.report.machine import to_json
     from netc.report.table import size
     from netc.weights import split_list
 
     options.require_weights(args)
-    graph = load_graph(
-        args.model,
-        Phase[args.phase],
-        args.level,
-        args.stage,
-        shapes=dict(args.shape),
-        assume=True,
-        # Well-known layers have an ONNX form, their code has none.
-        host=options.code_host(args, known=True),
-    )
+    # Well-known layers have an ONNX form, their code has none.
+    graph = options.graph_to_look_at(args, known=True)
     remarks = [f"note: {note}" for note in graph.notes]
     tell = remarks.append if args.format == "json" else print
     for note in remarks:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import logging
 
     from netc.backends.base import Backend
+    from netc.graph.types import Graph
     from netc.runtime.code import CodeHost
     from netc.train.finetuning import Asked
 
@@ -393,6 +394,25 @@ def code_host(args: argparse.Namespace, *, known: bool = False) -> CodeHost | No
     from netc.pycaffe.code import told_host
 
     return told_host(known=known)
+
+
+def graph_to_look_at(args: argparse.Namespace, *, known: bool = False) -> Graph:
+    """Return the graph that the flags of a net, its state and its shapes ask for.
+
+    Where data is absent its shape is assumed. `known` is as for `code_host`.
+    """
+    from netc.assemble import load_graph
+    from netc.layers.types import Phase
+
+    return load_graph(
+        args.model,
+        Phase[args.phase],
+        args.level,
+        args.stage,
+        shapes=dict(args.shape),
+        assume=True,
+        host=code_host(args, known=known),
+    )
 
 
 def require_weights(args: argparse.Namespace) -> None:

@@ -26,21 +26,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the summary."""
     from functools import partial
 
-    from netc.assemble import load_graph
     from netc.backends import find_backend
-    from netc.layers.types import Phase
     from netc.plan import plan
     from netc.report.summary import render, summarize
 
-    graph = load_graph(
-        args.model,
-        Phase[args.phase],
-        args.level,
-        args.stage,
-        shapes=dict(args.shape),
-        assume=True,
-        host=options.code_host(args),
-    )
+    graph = options.graph_to_look_at(args)
     follow = graph.data_dependent
     make = partial(plan, graph, find_backend(args.backend), follow=follow)
     print(render(summarize(graph, make), args.format))
