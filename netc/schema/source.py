@@ -103,23 +103,28 @@ def _read(path: str | Path, text: str | None, message_class: type[M]) -> tuple[P
     return bound.places, bound.message
 
 
+# What a text may hold, by what it is called, and fields that tell.
+_KINDS: dict[str, tuple[type[Message], str]] = {
+    "net": (netc_pb2.NetParameter, "layer { ... }"),
+    "solver": (netc_pb2.SolverParameter, "base_lr and max_iter"),
+    "label map": (netc_pb2.LabelMap, "item { ... }"),
+}
+
+
 def _refuse_the_other_kind(tree: texts.Tree, message_class: type[Message]) -> None:
-    """Say so where a net is given for a solver or the other way round, instead of each field."""
-    net = set(descriptor_of(netc_pb2.NetParameter).fields_by_name)
-    solver = set(descriptor_of(netc_pb2.SolverParameter).fields_by_name)
-    wants_net = message_class is netc_pb2.NetParameter
-    own, other = (net, solver) if wants_net else (solver, net)
+    """Say so where a net is given for a solver, or the like, instead of each field."""
+    fields = {kind: set(descriptor_of(of).fields_by_name) for kind, (of, _) in _KINDS.items()}
+    (wanted,) = (kind for kind, (of, _) in _KINDS.items() if of is message_class)
     names = [entry.name for entry in tree.root.entries]
-    foreign = [name for name in names if name in other - own]
-    if len(foreign) * 2 > len(names):
-        got, wanted = ("solver", "net") if wants_net else ("net", "solver")
-        raise fail(
-            f"this is a {got}, not a {wanted}",
-            span=Span(tree.file),
-            expected=f"fields of a {wanted}, such as "
-            + ("layer { ... }" if wants_net else "base_lr and max_iter"),
-            got=", ".join(dict.fromkeys(foreign[:5])),
-        )
+    for got in fields:
+        foreign = [name for name in names if name in fields[got] - fields[wanted]]
+        if len(foreign) * 2 > len(names):
+            raise fail(
+                f"this is a {got}, not a {wanted}",
+                span=Span(tree.file),
+                expected=f"fields of a {wanted}, such as {_KINDS[wanted][1]}",
+                got=", ".join(dict.fromkeys(foreign[:5])),
+            )
 
 
 def _refuse_binary_net(data: bytes, file: str) -> None:

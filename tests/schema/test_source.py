@@ -131,6 +131,9 @@ def test_net_and_solver_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "s").write_text('net: "n"\nbase_lr: 0.1\n')
     assert "this is a net, not a solver" in told(tmp_path / "n", read_solver)
     assert "this is a solver, not a net" in told(tmp_path / "s")
+    (tmp_path / "labelmap.prototxt").write_text('item { name: "cat" label: 1 }\nitem { label: 2 }')
+    assert told(tmp_path / "labelmap.prototxt").count("this is a label map, not a net") == 1
+    assert "this is a label map, not a solver" in told(tmp_path / "labelmap.prototxt", read_solver)
 
 
 def test_message_shows_the_text_that_was_read(tmp_path: Path) -> None:
