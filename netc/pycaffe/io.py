@@ -313,6 +313,14 @@ class Transformer:
         if image.ndim > 1 and image.shape[:2] != shape[2:]:
             image = resize_image(image, shape[2:])
         if in_ in self.transpose:
+            if image.ndim != len(self.transpose[in_]):
+                raise mistake(
+                    ValueMistake,
+                    "the image has not as many axes as set_transpose was told",
+                    expected=f"{len(self.transpose[in_])} axes: (H, W, C)",
+                    got=f"shape {np.shape(data)}",
+                    hint="caffe.io.load_image gives images with channels, also grey ones",
+                )
             image = image.transpose(self.transpose[in_])
         if in_ in self.channel_swap:
             image = image[list(self.channel_swap[in_])]

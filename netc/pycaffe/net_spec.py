@@ -268,7 +268,7 @@ def _assign_all(layer: netc_pb2.LayerParameter, fn: Function) -> None:
                 layer=f"'{layer.name}' ({fn.type_name})",
                 expected=f"a field of {', '.join((*own, 'the layer'))}",
                 got=name,
-                hint=nearest(name, known),
+                hint=nearest(name, known) if own else nearest(fn.type_name, registry.layer_types()),
             )
 
 

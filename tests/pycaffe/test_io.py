@@ -290,6 +290,13 @@ def test_what_resize_cannot_do() -> None:
             call()
 
 
+def test_an_image_without_channels() -> None:
+    transformer = caffe.io.Transformer({"data": (1, 1, 4, 4)})
+    transformer.set_transpose("data", (2, 0, 1))
+    with pytest.raises(ValueError, match=r"as many axes(.|\n)*shape \(4, 4\)"):
+        transformer.preprocess("data", np.zeros((4, 4)))
+
+
 def test_mistakes_are_of_pycaffes_kinds(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"no_such\.png"):
         caffe.io.load_image("no_such.png")

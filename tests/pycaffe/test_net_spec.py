@@ -146,6 +146,7 @@ def test_constants() -> None:
     ("write", "match"),
     [
         (lambda x: L.Convolution(x, num_outputs=3), "(?s)no setting 'num_outputs'.*'num_output'"),
+        (lambda x: L.Convlution(x, num_output=3), "(?s)no setting 'num_output'.*'Convolution'"),
         (lambda x: L.Convolution(x, num_output="3"), "cannot have this value: num_output"),
         (lambda x: L.Convolution(x, weight_filler="xavier"), "this value: weight_filler"),
         (

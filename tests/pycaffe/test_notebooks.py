@@ -29,7 +29,7 @@ from tests.pycaffe.test_scripts import (
 )
 
 PROGRAMS = Path(__file__).with_name("notebooks")
-LAYERS = {"multilabel_layers", "loss_layer"}
+LAYERS = {"multilabel_layers", "loss_layer", "region_layers"}
 MEAN = 40
 
 CONV = """

@@ -48,8 +48,8 @@ def learn_and_test(make: object) -> float:
     s = caffe_pb2.SolverParameter(
         train_net="hdf5_classification/train.prototxt",
         test_net=["hdf5_classification/test.prototxt"],
-        test_interval=1000, test_iter=[6], max_iter=300, base_lr=0.1, lr_policy="step", gamma=0.1,
-        stepsize=200, momentum=0.9, weight_decay=5e-4, snapshot=10000, random_seed=3,
+        test_interval=1000, test_iter=[6], max_iter=200, base_lr=0.1, lr_policy="step", gamma=0.1,
+        stepsize=150, momentum=0.9, weight_decay=5e-4, snapshot=10000, random_seed=3,
         snapshot_prefix="hdf5_classification/data/train", solver_mode=caffe_pb2.SolverParameter.CPU,
     )  # fmt: skip
     with open("hdf5_classification/solver.prototxt", "w") as f:
@@ -68,4 +68,4 @@ def learn_and_test(make: object) -> float:
 linear, hidden = learn_and_test(logreg), learn_and_test(nonlinear)
 print(f"Accuracy: {linear:.3f}, with a hidden layer: {hidden:.3f}")
 assert 0.55 < linear < 0.8 and hidden > 0.9
-assert os.path.exists("hdf5_classification/data/train_iter_300.caffemodel")
+assert os.path.exists("hdf5_classification/data/train_iter_200.caffemodel")

@@ -9,7 +9,7 @@ for one, other in (("conv", "conv_p"), ("feat", "feat_p")):
     for i in (0, 1):
         assert np.shares_memory(net.params[one][i].data, net.params[other][i].data)
 first = None
-for _ in range(60):
+for _ in range(40):
     solver.step(5)
     first = first if first is not None else float(net.blobs["loss"].data)
 assert float(net.blobs["loss"].data) < first / 3
