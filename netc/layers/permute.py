@@ -33,9 +33,9 @@ class Permute(Layer):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
-        return Signature((BlobType(tuple(x.shape[axis] for axis in self._axes(x.axes))),))
+        return Signature((BlobType(tuple(x.shape[axis] for axis in self.axes_of_bottom(x.axes))),))
 
-    def _axes(self, n_axes: int) -> tuple[int, ...]:
+    def axes_of_bottom(self, n_axes: int) -> tuple[int, ...]:
         """Return all axes of a bottom in their new order; refuse an order that it cannot have."""
         for axis in self.order:
             if axis >= n_axes:
@@ -56,21 +56,21 @@ class Permute(Layer):
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         x = call.bottoms[0]
-        return (x.transpose(self._axes(x.ndim)),)
+        return (x.transpose(self.axes_of_bottom(x.ndim)),)
 
     def backward_reads(self) -> Reads:
         return Reads.NOTHING
 
     def backward(self, call: BackwardCall) -> Gradients:
         dy = call.top_diffs[0]
-        axes = self._axes(dy.ndim)
+        axes = self.axes_of_bottom(dy.ndim)
         back = sorted(range(dy.ndim), key=axes.__getitem__)
         return Gradients((dy.transpose(back),))
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
-        axes = self._axes(len(bottoms[0].shape))
+        axes = self.axes_of_bottom(len(bottoms[0].shape))
         if axes == tuple(range(len(axes))):
             return bottoms
         return (g.op("Transpose", bottoms[0], perm=list(axes)),)

@@ -18,8 +18,10 @@ from netc.backends.cpu.dropout import DropoutKernel
 from netc.backends.cpu.eltwise import eltwise_kernel
 from netc.backends.cpu.innerproduct import InnerProductKernel
 from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
+from netc.backends.cpu.matmul import MatMulKernel
 from netc.backends.cpu.normalization import LrnKernel, NormKernel
 from netc.backends.cpu.onednn import Desc
+from netc.backends.cpu.permute import PermuteKernel
 from netc.backends.cpu.pooling import PoolingKernel
 from netc.backends.cpu.prelu import PReluKernel
 from netc.backends.cpu.recurrent import LstmKernel, RnnKernel
@@ -46,7 +48,9 @@ from netc.layers.innerproduct import InnerProduct
 from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.modern import GELU, HSigmoid, HSwish, Mish, ReLU6
 from netc.layers.normalization import LRN, BatchNorm
+from netc.layers.permute import Permute
 from netc.layers.pooling import Pooling
+from netc.layers.products import MatMul
 from netc.layers.recurrent import LSTM, RNN
 from netc.layers.scale import Scale
 from netc.layers.shape import Concat, Slice
@@ -69,6 +73,8 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Scale: NormKernel,
     Eltwise: eltwise_kernel,
     LSTM: LstmKernel,
+    MatMul: MatMulKernel,
+    Permute: PermuteKernel,
     RNN: RnnKernel,
     PReLU: PReluKernel,
     Concat: ConcatKernel,
@@ -80,7 +86,7 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
 }
 
 #: Layers that multiply and shift channels behind a convolution or an inner product.
-_AFFINE = ((), ("BatchNorm",), ("BatchNorm", "Scale"), ("Scale",), ("BN",))
+_AFFINE = ((), ("BatchNorm",), ("BatchNorm", "Scale"), ("Scale",), ("Bias",), ("BN",))
 _ACTIVATIONS = ("PReLU", *(activation.type for activation in ACTIVATIONS))
 _PRODUCTS = ("Convolution", "ConvolutionDepthwise", "InnerProduct")
 

@@ -24,7 +24,7 @@ from netc.layers.activation import PReLU
 from netc.layers.bn import AffineNorm
 from netc.layers.eltwise import Eltwise, EltwiseOp
 from netc.layers.normalization import BatchNorm
-from netc.layers.scale import Scale
+from netc.layers.scale import Bias, Scale
 from netc.layers.types import Array
 
 
@@ -55,7 +55,7 @@ class Epilogue:
                 case PReLU(channel_shared=shared):
                     self._check_channels(job, dims)
                     self._slopes = slice(start, end)
-                case BatchNorm() | AffineNorm() | Scale():
+                case BatchNorm() | AffineNorm() | Scale() | Bias():
                     self._check_channels(job, dims)
                     self._affine.append((affine_of(node, dims), slice(start, end)))
                 case _:

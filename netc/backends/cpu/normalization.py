@@ -28,7 +28,7 @@ from netc.graph.types import Node
 from netc.layers.activation import ReLU
 from netc.layers.bn import AffineNorm, Statistics
 from netc.layers.normalization import LRN, BatchNorm, NormRegion, stored_statistics
-from netc.layers.scale import Scale
+from netc.layers.scale import Bias, Broadcasting, Scale
 from netc.layers.types import Array, KeptType, Reads
 
 # From the params of a layer, by what it multiplies each channel and what it adds then.
@@ -284,7 +284,7 @@ class NormKernel(Kernel):
         }
 
 
-def _check_scale(layer: Scale, node: Node, shape: tuple[int, ...]) -> None:
+def _check_scale(layer: Broadcasting, node: Node, shape: tuple[int, ...]) -> None:
     if len(node.bottoms) > 1:
         raise Impossible("the factors are a blob")
     if node.signature.params[0].shape != (shape[1],) or layer.axis % len(shape) != 1:
@@ -299,6 +299,9 @@ def affine_of(node: Node, shape: tuple[int, ...]) -> Affine:
         case Scale(bias_term=biased) as layer:
             _check_scale(layer, node, shape)
             return lambda params: (params[0], params[1] if biased else 0)
+        case Bias() as layer:
+            _check_scale(layer, node, shape)
+            return lambda params: (np.float32(1), params[0])
         case AffineNorm() as norm if norm.statistics() is not Statistics.BATCH:
             return lambda params: _of_affine_norm(norm, [param.reshape(-1) for param in params])
     raise Impossible("the statistics are those of the batch")

@@ -59,6 +59,8 @@ BEHIND = {
     "norm, sum, relu": NORM + SUM + RELU % "s",
     "norm alone": NORM.split("\n")[1],
     "scale": NORM.split("\n", 2)[2],
+    "bias": 'layer { name: "b" type: "Bias" bottom: "a" top: "a" bias_param { '
+    "filler { type: 'gaussian' std: 1 } } }\n" + RELU % "a",
     "sum, relu": SUM + RELU % "s",
     "leaky": 'layer { name: "l" type: "ReLU" bottom: "a" top: "y" '
     "relu_param { negative_slope: 0.1 } }",

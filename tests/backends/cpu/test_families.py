@@ -237,3 +237,53 @@ def test_a_recurrent_state_goes_on_with_the_next_batch(kind: str) -> None:
         assert carried[0].keys() == carried[1].keys() != set()
         for key, value in carried[0].items():
             agree(carried[1][key], value, key)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((3, 10), 1),
+        ((2, 21, 5, 6), 1),
+        ((2, 16, 3, 3), 2),
+        ((2, 5, 4, 7), -1),
+        ((2, 3, 4, 5, 3), 0),
+    ],
+)
+def test_softmax_over_any_axis(shape: tuple[int, ...], axis: int) -> None:
+    check(net("Softmax", f"softmax_param {{ axis: {axis} }}", (shape,)))
+
+
+def test_the_softmax_loss_of_every_pixel() -> None:
+    text = net("SoftmaxWithLoss", 'bottom: "labels"', ((2, 21, 5, 6),))
+    labels = (
+        'layer { name: "data" type: "DummyData" top: "labels" dummy_data_param { '
+        "shape { dim: 2 dim: 5 dim: 6 } data_filler { value: 7 } } }\n"
+    )
+    check(labels + text.split('layer { name: "w"', maxsplit=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"), [((2, 20, 5, 6), (0, 2, 3, 1)), ((2, 16, 3, 3), (3, 1)), ((3, 7), (1, 0))]
+)
+def test_permute(shape: tuple[int, ...], order: tuple[int, ...]) -> None:
+    axes = " ".join(f"order: {axis}" for axis in order)
+    text = net("Permute", f"permute_param {{ {axes} }}", (shape,))
+    check(text)
+    check(text, Phase.TEST)
+
+
+def test_permute_takes_a_blob_in_blocks_as_it_is() -> None:
+    text = net("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }")
+    p = plan(graph_of(text, Phase.TEST), find_backend("cpu"))
+    (step,) = (s for s in p.forward if isinstance(s, Step) and p.graph.nodes[s.node].name == "l")
+    assert p.buffers[step.bottoms[0]].layout is not None
+
+
+@pytest.mark.parametrize("turn_a", ["true", "false"])
+@pytest.mark.parametrize("turn_b", ["true", "false"])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_matmul(batch: tuple[int, ...], turn_b: str, turn_a: str) -> None:
+    a = (*batch, 5, 7) if turn_a == "false" else (*batch, 7, 5)
+    b = (*batch, 7, 9) if turn_b == "false" else (*batch, 9, 7)
+    settings = f"matmul_param {{ transpose_a: {turn_a} transpose_b: {turn_b} }}"
+    check(net("MatMul", settings, (a, b)))
