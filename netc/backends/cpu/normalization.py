@@ -142,7 +142,9 @@ class NormKernel(Kernel):
         if self._scale is not None:
             flags |= onednn.USE_SCALE | (onednn.USE_SHIFT if self._scale.bias_term else 0)
         flags |= onednn.FUSED_RELU if relu is not None else 0
-        eps = 0.0 if self._norm is None else float(self._norm.eps)
+        # A scale alone divides by sqrt(0 + 1), not by sqrt(1 + 0): channels that only fill a block
+        # have the variance 0 for the library, which would write 0 / 0 there.
+        eps = 1.0 if self._norm is None else float(self._norm.eps)
         # Where statistics are those of the batch they have to be handed out, as training does.
         training = job.train or self._batch
         self._forward = fast(
@@ -218,7 +220,7 @@ class NormKernel(Kernel):
 
             def neutral() -> None:
                 mean.fill(0)
-                variance.fill(1)
+                variance.fill(0)
 
             return in_a_row([neutral, run])
         sum_mean, sum_variance, weight = binding.params[:3]

@@ -200,3 +200,21 @@ def test_the_loss_follows_its_settings(settings: str) -> None:
         ours, expected = cpu.param_diff_array(i), reference.param_diff_array(i)
         assert ours is not None and expected is not None
         agree(ours, expected, f"gradient of param {i}")
+
+
+def test_a_scale_writes_no_nan_into_the_padding_of_channels() -> None:
+    # The convolution before it multiplies the padding of the gradient with zeros.
+    graph = graph_of("""
+    layer { name: "in" type: "Input" top: "x" top: "t" input_param {
+      shape { dim: 2 dim: 1 dim: 3 dim: 3 } shape { dim: 2 dim: 9 } } }
+    layer { name: "first" type: "Convolution" bottom: "x" top: "first" convolution_param {
+      num_output: 1 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+    layer { name: "twice" type: "Eltwise" bottom: "first" bottom: "first" top: "twice" }
+    layer { name: "second" type: "Convolution" bottom: "twice" top: "y" convolution_param {
+      num_output: 1 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+    layer { name: "scale" type: "Scale" bottom: "y" top: "y" scale_param {
+      bias_term: true filler { type: "gaussian" } } }
+    layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }""")
+    reference, cpu = run_both(graph)
+    for i in range(len(graph.params)):
+        agree(cpu.param_diff_array(i), reference.param_diff_array(i), f"gradient of param {i}")
