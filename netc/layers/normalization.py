@@ -127,6 +127,11 @@ class LRN(Layer):
     ) -> tuple[Value, ...]:
         x = bottoms[0]
         if self.norm_region is NormRegion.ACROSS_CHANNELS:
+            if self.alpha <= 0 or self.beta <= 0:
+                raise g.refuse(
+                    f"ONNX Runtime has no LRN of alpha {self.alpha:g} and beta {self.beta:g}",
+                    hint="both above 0, as in the papers",
+                )
             size, k = self.local_size, self.k
             return (g.op("LRN", x, size=size, alpha=self.alpha, beta=self.beta, bias=k),)
         half = self.local_size // 2

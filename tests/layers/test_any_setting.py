@@ -133,6 +133,7 @@ def accepts(layer: Layer, shapes: list[tuple[int, ...]], n_tops: int) -> bool:
 @pytest.mark.parametrize("name", TYPES)
 def test_what_a_type_accepts_goes_through_all_its_rules(name: str) -> None:
     through: set[str] = set()
+    assert name in LEGAL or registry.find(name).cls.bottoms.allows(1), "add what suits the type"
 
     @settings(max_examples=EXAMPLES)
     @given(layers(name))

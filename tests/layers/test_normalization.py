@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netc.errors import NetcError
 from netc.layers.normalization import LRN, MVN, BatchNorm, NormRegion
 from netc.layers.types import BlobType, Phase, Reads, Refusal
 from tests.support.layer_harness import (
@@ -63,6 +64,12 @@ def test_lrn_rules(region, local_size):
     check_layer(layer, [smooth(2, 5, 4, 3)])
     operators = check_lowering(layer, [smooth(2, 5, 4, 3)], other_batch=[smooth(3, 5, 4, 3)])
     assert operators == (["LRN"] if region is ACROSS else ["Mul", "AveragePool", *operators[2:]])
+
+
+@pytest.mark.parametrize("layer", [LRN(beta=0.0), LRN(alpha=-0.5)])
+def test_lrn_that_onnx_runtime_does_not_run(layer: LRN) -> None:
+    with pytest.raises(NetcError, match="ONNX Runtime has no LRN"):
+        check_lowering(layer, [smooth(2, 5, 4, 3)])
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,17 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("N C 2 3", "N C 2 3"), {"scale": 2}, {1: below(6)}),
         Suits(("N C 2 3",), {"scale": 2}),
     ),
+    "Yolov3": (
+        Suits(
+            ("1 16 3 4", "1 1 G 8"),
+            {
+                "num_class": 3, "num": 2, "mask": (0, 1), "anchors_scale": 8,
+                "biases": (10.0, 14.0, 30.0, 20.0),
+            },
+            {1: objects},
+            ("num_class", "num", "use_focal_loss", "iou_loss"),
+        ),
+    ),
     "YoloDetectionOutput": (
         Suits(
             ("N 16 2 3",),
