@@ -93,6 +93,8 @@ _POINTWISE = {
     "Power": "power_param { power: 2 scale: 0.5 shift: 0.1 }",
     "PReLU": "",
     "ELU": "",
+    "HSwish": "",
+    "Bias": "bias_param { filler { type: 'gaussian' } }",
     "Dropout": "",
     "Scale": "scale_param { bias_term: true filler { type: 'gaussian' } }",
     "BatchNorm": "",
@@ -175,7 +177,12 @@ def _draw_layer(draw: st.DrawFn, net: _Text) -> None:
         case "sum" | "concat":
             others = [b for b in net.blobs if b[1] == shape]
             other = draw(st.sampled_from(others))[0]
-            net.layer("Eltwise" if kind == "sum" else "Concat", (name, other), (top,))
+            if kind == "sum":
+                operation = draw(st.sampled_from(["SUM", "SUM", "PROD", "MAX"]))
+                rest = f"eltwise_param {{ operation: {operation} }}"
+                net.layer("Eltwise", (name, other), (top,), rest)
+            else:
+                net.layer("Concat", (name, other), (top,))
             made = [(top, shape if kind == "sum" else (n, 2 * c, h, w))]
         case "slice" if c > 1:
             net.layer("Slice", (name,), (top, top + "s"), "slice_param { slice_point: 1 }")
