@@ -104,9 +104,10 @@ class SmoothL1Loss(Loss):
     """The sum of w_out * f(w_in * (x - t)) per item, f quadratic near 0 and linear further out.
 
     f(d) = sigma^2 d^2 / 2 where |d| < 1 / sigma^2, |d| - 1 / (2 sigma^2) elsewhere. Shapes: x and t
-    (N, ...), and in Fast R-CNN the weights w_in and w_out, all alike but for trailing axes of
-    size 1 -> loss (). Divided by the first axis of x; not at all with `normalization: NONE`, as in
-    IntelCaffe, where every other normalization means the first axis too. Gradients reach x and t.
+    (N, ...), and in Fast R-CNN the weights w_in and w_out (w_in alone in its first version and in
+    SSD's fork), all alike but for trailing axes of size 1 -> loss (). Divided by the first axis of
+    x; not at all with `normalization: NONE`, as in IntelCaffe, where every other normalization
+    means the first axis too. Gradients reach x and t.
 
     Source: R. Girshick, "Fast R-CNN", 2015, and its fork of Caffe; SSD uses two bottoms.
     """
@@ -117,13 +118,6 @@ class SmoothL1Loss(Loss):
     bottoms: ClassVar[Arity] = between(2, 4)
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        if len(bottoms) == 3:
-            raise Refusal(
-                "inside weights without outside weights",
-                expected="2 bottoms, or 4: predictions, targets, inside and outside weights",
-                got="3 bottoms",
-                setting="bottom",
-            )
         if self.sigma <= 0:
             raise Refusal(
                 "sigma is not positive",
@@ -154,7 +148,7 @@ class SmoothL1Loss(Loss):
     def _difference(bottoms: tuple[Array, ...]) -> Array:
         x, t = bottoms[:2]
         d = x - t.reshape(x.shape)
-        return d * bottoms[2].reshape(x.shape) if len(bottoms) == 4 else d
+        return d * bottoms[2].reshape(x.shape) if len(bottoms) > 2 else d
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, bottoms = call.xp, call.bottoms
@@ -184,7 +178,7 @@ class SmoothL1Loss(Loss):
         if weights:
             d = g.op("Mul", d, weights[0])
         costs = lower_smooth_l1(g, d, self.sigma)
-        if weights:
+        if len(weights) > 1:
             costs = g.op("Mul", costs, weights[1])
         if self.normalization is Divisor.NONE:
             return (g.op("ReduceSum", costs, keepdims=0),)
