@@ -19,6 +19,7 @@ from netc.data.blob import BlobSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
+from netc.data.mscnn import GroundTruthSource
 from netc.data.pair_list import PairSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
@@ -31,6 +32,7 @@ from netc.layers.annotated import AnnotatedData
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
+from netc.layers.mscnn import ImageGtData
 from netc.layers.python import PythonData
 from netc.layers.segdata import DenseImageData, ImageSegData
 from netc.layers.types import BlobType, Layer, Phase, Refusal
@@ -50,6 +52,7 @@ _SOURCES: dict[type[Layer], Any] = {
     ImageSegData: PairSource,
     WindowData: WindowSource,
     VideoData: VideoSource,
+    ImageGtData: GroundTruthSource,
     BlobFile: BlobSource,
     SizeFile: SizeSource,
     PythonData: CodeSource,

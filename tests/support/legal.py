@@ -86,6 +86,14 @@ def identity(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.array([1.0, 0, 0, 0, 1, 0]) + rng.uniform(-0.2, 0.2, shape)
 
 
+def fields(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Labels (N, 6, H, W) of MS-CNN: class 0..2, centre, width and height in pixels, overlap."""
+    n, _, h, w = shape
+    classes = rng.integers(0, 3, (n, 1, h, w))
+    centres, sizes = rng.uniform(0, 24, (n, 2, h, w)), rng.uniform(1, 30, (n, 2, h, w))
+    return np.concatenate([classes, centres, sizes, rng.random((n, 1, h, w))], axis=1)
+
+
 @dataclass(frozen=True)
 class Suits:
     """Bottoms that suit settings: "N C 3 4" is a shape whose letters are drawn, the same for all.
@@ -171,10 +179,24 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             {1: whole_map},
         ),
     ),
+    "DetectionAccuracy": (
+        Suits(
+            ("N 7 2 3", "N 6 2 3"),
+            {"cls_num": 3, "field_h": 12, "field_w": 8, "downsample_rate": 8},
+            {1: fields}, ("cls_num", "coord_num"), (1, 2),
+        ),
+    ),
     "DetectionEvaluate": (
         Suits(
             ("1 1 R 7", "1 1 G 8"), {"num_classes": 3}, {0: detections, 1: objects},
             ("num_classes", "background_label_id", "name_size_file"),
+        ),
+    ),
+    "DetectionLoss": (
+        Suits(
+            ("N 7 2 3", "N 6 2 3"),
+            {"cls_num": 3, "field_h": 12, "field_w": 8, "downsample_rate": 8},
+            {1: fields}, ("cls_num", "coord_num", "sample_mode"),
         ),
     ),
     "DetectionOutput": (

@@ -1,0 +1,331 @@
+"""The types of MS-CNN: against loops over their definitions, and differences of the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from netc.data import DataAbsent, probe
+from netc.errors import NetcError
+from netc.layers.mscnn import BBoxRegParam, DetectionAccuracy, DetectionLoss, ImageGtData
+from netc.layers.types import BlobType, Refusal
+from tests.support.audit import definition, note
+from tests.support.layer_harness import Run, check_layer, forward, smooth
+from tests.support.legal import fields
+from tests.support.lowering import check_lowering
+from tests.support.nets import graph_of
+
+REG = BBoxRegParam((0.02, -0.03, 0.1, 0.05), (0.1, 0.2, 0.3, 0.4))
+FIELD = {"cls_num": 3, "field_h": 12, "field_w": 8, "downsample_rate": 8, "bg_threshold": 0.4}
+LOSS = DetectionLoss(**FIELD, sample_mode="all", lambda_=0.5)
+SHARE = DetectionAccuracy(**FIELD)
+MAPS = smooth(2, 7, 3, 4) * 2
+LABELS = fields((2, 6, 3, 4), np.random.default_rng(1))
+NOTHING = LABELS * np.array([0.0, 1, 1, 1, 1, 1])[:, None, None]
+
+
+def limited(value: float, most: float) -> float:
+    return min(max(value, -most), most)
+
+
+def regression(layer: DetectionLoss | DetectionAccuracy) -> tuple[tuple[float, ...], ...]:
+    reg = layer.bbox_reg_param
+    return (reg.bbox_mean, reg.bbox_std) if reg.bbox_std else ((0.0,) * 4, (1.0,) * 4)
+
+
+def positions(layer, maps: np.ndarray, labels: np.ndarray):
+    """Image, row, column, class and overlap of each position."""
+    for i, h, w in np.ndindex(len(maps), *maps.shape[2:]):
+        label = int(labels[i, 0, h, w])
+        yield i, h, w, min(label, 1) if layer.objectness else label, labels[i, 5, h, w]
+
+
+@definition("DetectionLoss")
+def loss(layer: DetectionLoss, maps, labels, at, chosen, limit_at) -> tuple[float, float]:
+    """The two values of the top; positions `chosen` are the background that counts.
+
+    Predictions are kept in limits as those of `limit_at` are: what the limits take away from these
+    is taken away from `maps` too.
+    """
+    k = layer.cls_num
+    weights, objects = {}, set()
+    for i, h, w, label, overlap in at:
+        if label:
+            objects.add((i, h, w))
+            weights[i, h, w] = overlap if layer.iou_weighted else 1.0
+        elif (i, h, w) in chosen:
+            weights[i, h, w] = 1.0
+    if layer.pos_neg_weighted and objects:
+        share = 1 / (1 + layer.bg_multiple)
+        sums = [
+            sum(v for p, v in weights.items() if (p in objects) is kind) for kind in (True, False)
+        ]
+        for p in weights:
+            part, total = (share, sums[0]) if p in objects else (1 - share, sums[1])
+            weights[p] *= part * len(weights) / total
+    costs, boxes = [], []
+    for i, h, w, label, _ in at:
+        if (i, h, w) not in weights:
+            continue
+        scores = maps[i, :k, h, w]
+        costs.append(weights[i, h, w] * (math.log(np.exp(scores).sum()) - scores[label]))
+        if not label:
+            continue
+        x, y, wide, high = labels[i, 1:5, h, w]
+        wanted = (
+            (x - (w + 0.5) * layer.downsample_rate) / layer.field_w,
+            (y - (h + 0.5) * layer.downsample_rate) / layer.field_h,
+            math.log(max(wide, 2) / layer.field_w),
+            math.log(max(high, 2) / layer.field_h),
+        )
+        for c in range(4):
+            mean, std = (values[c] for values in regression(layer))
+            most = 1 / layer.field_xyr if c < 2 else math.log(layer.field_whr)
+            base = limit_at[i, k + c, h, w]
+            kept = (limited(base * std + mean, most) - mean) / std
+            d = kept + (maps[i, k + c, h, w] - base) - (wanted[c] - mean) / std
+            far = layer.bb_smooth and abs(d) > 1
+            boxes.append(abs(d) - 0.5 if far else d * d / 2)
+    box = layer.lambda_ * sum(boxes) / max(len(boxes), 1)
+    return sum(costs) / max(len(costs), 1) + box, box
+
+
+def learnt(layer: DetectionLoss, run: Run, at) -> set[tuple[int, int, int]]:
+    """The background that had an effect."""
+    slope = run.kept[0]
+    return {(i, h, w) for i, h, w, label, _ in at if not label and slope[i, 0, h, w]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bb_smooth": False, "bbox_reg_param": REG},
+        {"iou_weighted": True},
+        {"pos_neg_weighted": True},
+        {"pos_neg_weighted": True, "iou_weighted": True, "bg_multiple": 1},
+        {"sample_mode": "bootstrap", "bg_multiple": 1, "bbox_reg_param": REG},
+        {"sample_mode": "random", "bg_multiple": 1, "pos_neg_weighted": True},
+        {"sample_mode": "mixture", "bg_multiple": 1},
+        {"field_whr": 100.0, "field_xyr": 0.01},
+    ],
+)
+@pytest.mark.parametrize("labels", [LABELS, NOTHING])
+def test_the_loss_and_its_gradient(settings, labels: np.ndarray) -> None:
+    layer = replace(LOSS, **settings)
+    run = check_layer(layer, [MAPS, labels], gradient=False)
+    at = list(positions(layer, MAPS, labels))
+    chosen = learnt(layer, run, at)
+    background = {(i, h, w) for i, h, w, label, o in at if not label and o < layer.bg_threshold}
+    assert chosen == background if layer.sample_mode == "all" else chosen <= background
+    np.testing.assert_allclose(
+        run.tops[0].reshape(2), loss(layer, MAPS, labels, at, chosen, MAPS), rtol=1e-9
+    )
+    wanted = np.zeros(MAPS.shape)
+    for index in np.ndindex(*MAPS.shape):
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = MAPS.copy()
+            moved[index] += step
+            ends.append(loss(layer, moved, labels, at, chosen, MAPS)[0])
+        wanted[index] = (ends[0] - ends[1]) / 2e-5
+    (dx, none) = run.backward([np.array([3.0, 7.0]).reshape(1, 1, 1, 2)]).bottoms
+    np.testing.assert_allclose(dx, 3 * wanted, atol=1e-8)
+    assert none is None
+    note("gradient", "DetectionLoss")
+
+
+def test_objectness_makes_one_class_of_all() -> None:
+    layer = replace(LOSS, cls_num=2, objectness=True)
+    maps = MAPS[:, 1:]
+    run = check_layer(layer, [maps, LABELS], gradient=False)
+    at = list(positions(layer, maps, LABELS))
+    want = loss(layer, maps, LABELS, at, learnt(layer, run, at), maps)
+    np.testing.assert_allclose(run.tops[0].reshape(2), want, rtol=1e-9)
+
+
+def test_the_hardest_background_is_learnt() -> None:
+    layer = replace(LOSS, sample_mode="bootstrap", cls_num=2)
+    maps, labels = smooth(1, 6, 4, 5), np.zeros((1, 6, 4, 5))
+    labels[0, :, 1, 2] = (1, 20, 12, 8, 12, 0.8)
+    labels[0, 5, 0] = 0.9
+    maps[0, 1, 3, :] = (9, 8, 7, 6, 5)
+    maps[0, 1, 0, :] = 99
+    run = forward(replace(layer, bg_multiple=5), [maps, labels])
+    chosen = run.kept[0][0, 0] != 0
+    # Five for the one object; what overlaps too much is none, however high its score.
+    assert chosen[3].all() and chosen[1, 2] and chosen.sum() == 6
+    run = forward(replace(layer, bg_multiple=1), [maps, labels])
+    assert (run.kept[0][0, 0] != 0).sum() == 1 + 4
+
+
+def test_random_background_is_drawn_anew_in_each_pass() -> None:
+    layer = replace(LOSS, sample_mode="random", bg_multiple=1, bg_threshold=2.0)
+    maps, labels = smooth(1, 7, 20, 20), np.zeros((1, 6, 20, 20))
+    first, other = (forward(layer, [maps, labels], seed=seed).kept[0][0, 0] != 0 for seed in (0, 1))
+    # No object: 4 for each of the two classes, some perhaps drawn twice.
+    assert 5 <= first.sum() <= 8 and 5 <= other.sum() <= 8
+    assert (first != other).any()
+
+
+@definition("DetectionAccuracy")
+def shares(layer: DetectionAccuracy, maps: np.ndarray, labels: np.ndarray) -> list[float]:
+    """The three numbers, position by position."""
+    hits: list[bool] = []
+    found: list[bool] = []
+    fits: list[float] = []
+    for i, h, w, label, overlap in positions(layer, maps, labels):
+        if not label and overlap >= layer.bg_threshold:
+            continue
+        scores = maps[i, : layer.cls_num, h, w]
+        best = sorted(range(layer.cls_num), key=lambda c: (scores[c], c), reverse=True)
+        hits.append(label in best[: layer.top_k])
+        if not label:
+            continue
+        found.append(hits[-1])
+        values = [
+            limited(v * std + mean, 1 / layer.field_xyr if c < 2 else math.log(layer.field_whr))
+            for c, (v, mean, std) in enumerate(
+                zip(maps[i, layer.cls_num :, h, w], *regression(layer), strict=True)
+            )
+        ]
+        size = layer.field_w * math.exp(values[2]), layer.field_h * math.exp(values[3])
+        centre = (
+            (w + 0.5) * layer.downsample_rate + values[0] * layer.field_w,
+            (h + 0.5) * layer.downsample_rate + values[1] * layer.field_h,
+        )
+        true = labels[i, 1:5, h, w]
+        common = math.prod(
+            max(
+                min(centre[a] + size[a] / 2, true[a] + true[2 + a] / 2)
+                - max(centre[a] - size[a] / 2, true[a] - true[2 + a] / 2),
+                0,
+            )
+            for a in (0, 1)
+        )
+        fits.append(common / (math.prod(size) + true[2] * true[3] - common))
+    return [sum(v) / len(v) if v else -1 for v in (hits, found, fits)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_k": 2, "bbox_reg_param": REG}, {"bg_threshold": 0.0, "field_xyr": 1.0}]
+)
+@pytest.mark.parametrize("labels", [LABELS, NOTHING])
+def test_the_accuracy(settings, labels: np.ndarray) -> None:
+    layer = replace(SHARE, **settings)
+    # Halves, so that some scores are equal.
+    maps = np.concatenate([np.round(MAPS[:, :3] * 2) / 2, MAPS[:, 3:] / 4], axis=1)
+    tops = check_layer(layer, [maps, labels], gradient=False).tops
+    got = [*tops[0].reshape(2), tops[1].item()]
+    np.testing.assert_allclose(got, shares(layer, maps, labels), rtol=1e-9)
+
+
+SHAPES = BlobType((2, 7, 3, 4)), BlobType((2, 6, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "setting"),
+    [
+        (replace(LOSS, cls_num=1), SHAPES, "cls_num"),
+        (replace(LOSS, objectness=True), SHAPES, "cls_num"),
+        (replace(LOSS, cls_num=4), SHAPES, "cls_num"),
+        (replace(LOSS, coord_num=5), SHAPES, "coord_num"),
+        (replace(LOSS, field_h=0), SHAPES, "field_h"),
+        (replace(LOSS, downsample_rate=0), SHAPES, "downsample_rate"),
+        (replace(LOSS, field_whr=0.5), SHAPES, "field_whr"),
+        (replace(LOSS, sample_mode="hard"), SHAPES, "sample_mode"),
+        (replace(LOSS, bbox_reg_param=BBoxRegParam((0.0,), ())), SHAPES, "bbox_reg_param"),
+        (
+            replace(LOSS, bbox_reg_param=BBoxRegParam((), (1.0, 1.0, 0.0, 1.0))),
+            SHAPES,
+            "bbox_reg_param",
+        ),
+        (LOSS, (SHAPES[0], BlobType((2, 6, 4, 3))), "bottom"),
+        (replace(SHARE, top_k=4), SHAPES, "top_k"),
+        (replace(SHARE, top_k=0), SHAPES, "top_k"),
+    ],
+)
+def test_what_does_not_fit_is_refused(layer, shapes, setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        layer.infer(*shapes)
+    assert caught.value.setting == setting
+
+
+def test_a_class_that_there_is_not() -> None:
+    labels = LABELS.copy()
+    labels[1, 0, 2, 1] = 3
+    with pytest.raises(Refusal, match="a label that there is not") as caught:
+        forward(LOSS, [MAPS, labels])
+    assert (caught.value.expected, caught.value.got) == ("classes of cls_num: 0..2", "3")
+
+
+@pytest.mark.parametrize("layer", [LOSS, SHARE])
+def test_there_is_no_onnx_form(layer) -> None:
+    with pytest.raises(NetcError, match="no ONNX form"):
+        check_lowering(layer, [MAPS, LABELS])
+    assert layer.deployed() is None
+
+
+# -- its data --------------------------------------------------------------------------------------
+
+DATA = ImageGtData(
+    "list.txt", 2, ("data", "a", "b", "boxes"), downsample_rate=(8, 16), field_h=(40, 80),
+    field_w=(20, 40), resize_width=640, resize_height=480, crop_width=448, output_gt_boxes=True,
+)  # fmt: skip
+
+
+def test_the_shapes_of_its_data() -> None:
+    assert probe(DATA, assume=True).types == (BlobType((3, 480, 448)),)
+    tops = DATA.infer(BlobType((3, 480, 448))).tops
+    assert [top.shape for top in tops] == [
+        (2, 3, 480, 448),
+        (2, 6, 60, 56),
+        (2, 6, 30, 28),
+        (1, 7, 1, 1),
+    ]
+
+
+def test_its_data_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("")
+    with pytest.raises(DataAbsent, match="netc does not cut images around objects") as caught:
+        probe(replace(DATA, source=str(tmp_path / "list.txt")))
+    assert "HDF5Data" in caught.value.hint
+    with pytest.raises(DataAbsent):
+        probe(replace(DATA, resize_height=0), assume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"coord_num": 5}, "coord_num"),
+        ({"downsample_rate": ()}, "downsample_rate"),
+        ({"downsample_rate": (8, 0)}, "downsample_rate"),
+        ({"field_w": (20,)}, "field_w"),
+        ({"top": ("data", "a", "b")}, "top"),
+    ],
+)
+def test_data_settings_that_do_not_fit(settings, setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        replace(DATA, **settings).infer(BlobType((3, 480, 448)))
+    assert caught.value.setting == setting
+
+
+def test_the_text_of_the_fork_is_read() -> None:
+    graph = graph_of(
+        """
+        input: "maps" input_shape { dim: 1 dim: 6 dim: 3 dim: 4 }
+        input: "labels" input_shape { dim: 1 dim: 6 dim: 3 dim: 4 }
+        layer { name: "loss" type: "DetectionLoss" bottom: "maps" bottom: "labels" top: "loss"
+          detection_loss_param { cls_num: 2 lambda: 0.5 field_h: 40 field_w: 20 downsample_rate: 8
+            bb_smooth: true bg_threshold: 0.2 bg_multiple: 2 sample_mode: "random" }
+          bbox_reg_param { bbox_mean: 0 bbox_mean: 0 bbox_mean: 0 bbox_mean: 0
+            bbox_std: 0.1 bbox_std: 0.1 bbox_std: 0.2 bbox_std: 0.2 } loss_weight: 0.9 }
+        """
+    )
+    node = graph.nodes[-1]
+    assert graph.blobs["loss"].shape == (1, 1, 1, 2)
+    assert node.layer.lambda_ == 0.5 and node.layer.bbox_reg_param.bbox_std == (0.1, 0.1, 0.2, 0.2)
