@@ -154,6 +154,17 @@ class Kernel(Protocol):
         ...
 
 
+class MomentumStep(Protocol):
+    """v = momentum v + rate (g + decay w); w -= v, for flat arrays, in place."""
+
+    def __call__(
+        self, values: Array, gradient: Array, history: Array, *, rate: float, momentum: float,
+        decay: float,
+    ) -> int:  # fmt: skip
+        """Do it for some of the first elements; return how many."""
+        ...
+
+
 class Backend(Protocol):
     """A device or library that runs nodes."""
 
@@ -193,6 +204,10 @@ class Backend(Protocol):
 
         `shape` is that of the blob.
         """
+        ...
+
+    def momentum_step(self) -> MomentumStep | None:
+        """Return a fast form of this step, None where NumPy's operations are the fastest."""
         ...
 
     def allocate(self, nbytes: int) -> Array:

@@ -29,14 +29,15 @@ PIECES_WORTH_THREADS = 16
 
 def in_pieces(arrays: Sequence[Blob], work: Callable[..., None]) -> None:
     """Call `work` with the same piece of every array, for all pieces. Arrays are in C order."""
-    flat = [_flat(array) for array in arrays]
+    whole = [flat(array) for array in arrays]
     _share_out(
-        range(0, flat[0].size, PIECE),
-        lambda start: work(*(array[start : start + PIECE] for array in flat)),
+        range(0, whole[0].size, PIECE),
+        lambda start: work(*(array[start : start + PIECE] for array in whole)),
     )
 
 
-def _flat(array: Blob) -> Blob:
+def flat(array: Blob) -> Blob:
+    """Return an array in C order as a vector, in the same memory."""
     assert array.flags.c_contiguous, "a piece would be a copy"
     return array.reshape(-1)
 
@@ -86,9 +87,9 @@ def norm(*arrays: Blob) -> float:
 
 
 def _squares(array: Blob) -> float:
-    flat = _flat(array)
-    n_rows = flat.size // ROW
-    rows = flat[: n_rows * ROW].reshape(n_rows, 1, ROW)
+    values = flat(array)
+    n_rows = values.size // ROW
+    rows = values[: n_rows * ROW].reshape(n_rows, 1, ROW)
     sums = np.empty((n_rows, 1, 1), np.float32)
 
     def add(start: int) -> None:
@@ -96,7 +97,7 @@ def _squares(array: Blob) -> float:
         np.matmul(some, some.transpose(0, 2, 1), out=sums[start : start + ROWS])
 
     _share_out(range(0, n_rows, ROWS), add)
-    rest = flat[n_rows * ROW :]
+    rest = values[n_rows * ROW :]
     return float(sums.sum(dtype=np.float64)) + float(np.vdot(rest, rest))
 
 

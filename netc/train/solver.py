@@ -137,6 +137,7 @@ class Solver:
             [array.shape for array in self.net.params],
             self.net,
             self._noise,
+            backend.momentum_step(),
         )
         #: What lr_policy `plateau` remembers.
         self.plateau = policy.Plateau()

@@ -14,10 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from netc.backends.base import MomentumStep
 from netc.graph.types import Param
 from netc.train.constraint import Layouts, constrain
 from netc.train.gradients import Random, clip, noise
-from netc.train.pieces import Blob, bound_norm, in_pieces, norm, spare
+from netc.train.pieces import Blob, bound_norm, flat, in_pieces, norm, spare
 from netc.train.policy import Rates
 from netc.train.settings import SolverSettings
 
@@ -51,9 +52,14 @@ class UpdateRule(ABC):
         shapes: Sequence[tuple[int, ...]],
         layouts: Layouts,
         random: Random | None = None,
+        step: MomentumStep | None = None,
     ) -> None:
-        """`shapes` are those of the arrays in memory; gradient noise needs `random`."""
+        """`shapes` are those of the arrays in memory; gradient noise needs `random`.
+
+        `step` is a backend's form of SGD's rule.
+        """
         self.settings = settings
+        self._step = step
         self.params = tuple(params)
         self._layouts, self._random = layouts, random
         self.history: list[Blob] = [
@@ -123,7 +129,20 @@ class UpdateRule(ABC):
                 gradient += _penalty(values, rate * decay, absolute)
             values -= gradient
 
-        in_pieces([data, diff, *history], update)
+        arrays = [flat(array) for array in (data, diff, *history)]
+        # The gradient is divided by iter_size through the rate, and the decay through neither.
+        quick = not (absolute and decay)
+        done = self.start(arrays, rate * share, decay / share, rates) if quick else 0
+        in_pieces([array[done:] for array in arrays], update)
+
+    def start(
+        self, arrays: Sequence[Blob], rate: np.float32, decay: np.float32, rates: Rates
+    ) -> int:
+        """Update the first elements of a param in a faster way, if there is one; say how many.
+
+        `arrays` are the param, its gradient, and its history, `decay` is that of L2.
+        """
+        return 0
 
     @abstractmethod
     def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
@@ -189,6 +208,14 @@ class SGD(UpdateRule):
 
     passes_over_frozen = True
     adapts = True
+
+    def start(
+        self, arrays: Sequence[Blob], rate: np.float32, decay: np.float32, rates: Rates
+    ) -> int:
+        if self._step is None:
+            return 0
+        factors = {"rate": float(rate), "momentum": rates.momentum, "decay": float(decay)}
+        return self._step(*arrays, **factors)
 
     def update(self, past: Sequence[Blob], rate: np.float32, diff: Blob, rates: Rates) -> None:
         (history,) = past

@@ -119,3 +119,11 @@ def test_a_deep_net_is_planned_and_weights_are_loaded(
         "resnet152 netc check",
         "load",
     ]
+
+
+def test_onednns_product_is_one() -> None:
+    a = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+    out = np.empty_like(a)
+    for product in bench.onednn_product(a, out):
+        product()
+        np.testing.assert_allclose(out, a @ a, rtol=1e-4, atol=1e-4)

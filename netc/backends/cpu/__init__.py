@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.base import Backend, Declined, Job, Layout, Precision, Prepared
+from netc.backends.base import (
+    Backend,
+    Declined,
+    Job,
+    Layout,
+    MomentumStep,
+    Precision,
+    Prepared,
+)
 from netc.backends.base import Kernel as AnyKernel
-from netc.backends.cpu import library, onednn
+from netc.backends.cpu import library, momentum, onednn
 from netc.backends.cpu.activation import ActivationKernel
 from netc.backends.cpu.concat import ConcatKernel, SliceKernel
 from netc.backends.cpu.convolution import ConvolutionKernel
@@ -196,6 +204,9 @@ class CpuBackend:
             second()
 
         return run
+
+    def momentum_step(self) -> MomentumStep | None:
+        return momentum.step
 
     def allocate(self, nbytes: int) -> Array:
         return self._reference.allocate(nbytes)

@@ -47,7 +47,7 @@ RELU_BY_TOP, TANH_BY_TOP, ELU_BY_TOP, LOGISTIC_BY_TOP = 0x100, 0x101, 0x102, 0x1
 EXP_BY_TOP, CLIP_BY_TOP = 0x105, 0x106
 POOLING_MAX, POOLING_WITH_PADDING, POOLING_WITHOUT_PADDING = 0x1FF, 0x2FF, 0x3FF
 LRN_ACROSS = 0xAFF
-ADD, MULTIPLY, MAXIMUM, DIVIDE = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF4
+ADD, MULTIPLY, MAXIMUM, DIVIDE, SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF4, 0x1FFF5
 AT_LEAST, GREATER = 0x1FFF6, 0x1FFF7
 SOFTMAX = 0x30000
 REDUCTION_SUM = 0x2FFF4
@@ -56,7 +56,7 @@ GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSED_RELU = 1, 2, 4, 8
 SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE = 1, 17, 33, 41, 49, 50, 51, 52, 64
 SRC_1 = 2
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
-MULTIPLE_SRC = 1024
+MULTIPLE_SRC, SCALE_OF = 1024, 4096
 _POST_OP = 32768  # times the number of the post-op, from 1
 
 _IMPLEMENTATION = 8
@@ -376,7 +376,7 @@ class Primitive(_Owned):
         """Whether it is the library's plain loop, which is there for completeness."""
         return self.implementation.startswith(("ref", "simple:ref"))
 
-    def bind(self, arrays: Mapping[int, tuple[Desc, Any]]) -> Callable[[], None]:
+    def bind(self, arrays: Mapping[int, tuple[Desc, Any] | Operand]) -> Callable[[], None]:
         """Return the call that runs it on these arrays, which stay alive as long as the call."""
         if self._primitive is None:
             found = c_void_p()
@@ -385,7 +385,10 @@ class Primitive(_Owned):
             )
             self._own("primitive", found)
             self._primitive = found
-        memories = [_memory(desc, array) for desc, array in arrays.values()]
+        memories = [
+            given.memory if isinstance(given, Operand) else _Memory(*given)
+            for given in arrays.values()
+        ]
         arguments = (_Argument * len(memories))(
             *(
                 _Argument(number, memory.handle)
@@ -424,8 +427,18 @@ class _Memory(_Owned):
         self._own("memory", self.handle)
 
 
-def _memory(desc: Desc, array: Any) -> _Memory:
-    return _Memory(desc, array)
+class Operand:
+    """An argument that stands for one array after the other, all of which lie as `desc` says."""
+
+    def __init__(self, desc: Desc) -> None:
+        self._desc = desc
+        self.memory = _Memory(desc, np.zeros(desc.nbytes, np.uint8))
+        self._set = _function("memory_set_data_handle", c_void_p, c_void_p)
+
+    def point(self, array: Any) -> None:
+        """Let the calls that it is bound to work on an array, which the caller keeps alive."""
+        assert array.flags.c_contiguous and array.nbytes == self._desc.nbytes
+        _check(self._set(self.memory.handle, c_void_p(array.ctypes.data)))
 
 
 def _clone(handle: c_void_p) -> c_void_p:
@@ -468,11 +481,18 @@ class PostOps(_Owned):
         length = _function("post_ops_len", c_void_p)
         return _POST_OP * int(length(self._ops))
 
-    def add_to_target(self) -> PostOps:
-        """Add the result to what the target holds."""
+    def add_to_target(self, factor: float = 1.0) -> PostOps:
+        """Add the result to what the target holds, times a factor."""
         append = _function("post_ops_append_sum", c_void_p, c_float, ctypes.c_int32, c_int)
-        _check(append(self._ops, 1.0, 0, 0))
+        _check(append(self._ops, factor, 0, 0))
         return self._set()
+
+    def scaled(self, *arguments: int) -> PostOps:
+        """Multiply arguments first, by one number each that is bound as `SCALE_OF | argument`."""
+        put = _function("primitive_attr_set_scales_mask", c_void_p, c_int, c_int)
+        for argument in arguments:
+            _check(put(self.attribute, argument, 0))
+        return self
 
     def eltwise(self, algorithm: int, alpha: float = 0.0, beta: float = 0.0) -> PostOps:
         """Apply an activation."""

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.base import Backend, Binding, Job, Kernel, Layout, Prepared, Terms
+from netc.backends.base import (
+    Backend,
+    Binding,
+    Job,
+    Kernel,
+    Layout,
+    MomentumStep,
+    Prepared,
+    Terms,
+)
 from netc.layers.types import Array, ArrayNamespace, BackwardCall, ForwardCall
 
 _ALIGNMENT = 64
@@ -58,6 +67,9 @@ class ReferenceBackend:
         if add:
             return lambda: np.add(target, source, out=target)
         return lambda: np.copyto(target, source)
+
+    def momentum_step(self) -> MomentumStep | None:
+        return None
 
     def allocate(self, nbytes: int) -> Array:
         raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
