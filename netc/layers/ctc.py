@@ -23,6 +23,7 @@ from netc.layers.types import (
     Signature,
     Value,
     between,
+    exactly,
 )
 
 # The log of a probability of zero in ONNX, where infinities would meet in a subtraction.
@@ -392,6 +393,92 @@ class CTCLoss(Loss):
         steps, ends = (g.cast(g.reshape(b, (n, 1)), "int64") for b in bottoms[1:3])
         numbers = g.constant([list(range(count))], "int64")
         return labels, g.op("Less", numbers, ends), steps
+
+
+@layer("LabelsequenceAccuracy", "labelsequence_accuracy_param")
+@dataclass(frozen=True)
+class LabelsequenceAccuracy(Layer):
+    """The share of the items whose labels are read without a mistake.
+
+    At each time step the best class counts, of equal ones the first. What they read is what they
+    stand for: runs of one class count once, and the blank, `blank_label`, does not count. It is
+    compared with the given labels, in their order, of which those that are the blank are left out.
+
+    Shapes: scores (N, T, C), items first, labels (N, ...) -> top (), 0 to 1.
+    Source: crnn.caffe, and the Caffe of DeepDetect.
+    """
+
+    blank_label: int = 0
+
+    bottoms: ClassVar[Arity] = exactly(2)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x, labels = bottoms
+        if x.axes != 3 or 0 in x.shape:
+            raise Refusal(
+                "the scores are not those of sequences",
+                expected="bottom 0 of shape (N, T, C): items, time steps, classes",
+                got=f"bottom 0 of shape {x}",
+                hint="CTC losses want (T, N, C): a Permute layer with order 1, 0, 2 is between",
+                setting="bottom",
+            )
+        if labels.axes < 2 or labels.shape[0] != x.shape[0] or 0 in labels.shape:
+            raise Refusal(
+                "the labels do not match the scores",
+                expected=f"labels of shape ({x.shape[0]}, L)",
+                got=f"labels of shape {labels}, scores of shape {x}",
+                setting="bottom",
+            )
+        return Signature((SCALAR,))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (x, labels) = call.xp, call.bottoms
+        best = x.argmax(axis=2)
+        counts = best != self.blank_label
+        counts[:, 1:] &= best[:, 1:] != best[:, :-1]
+        given = _whole(xp, labels.reshape(len(x), -1))
+        width = max(best.shape[1], given.shape[1])
+        # With blanks behind what counts, rows of one width are equal where the sequences are.
+        rows = xp.full((2, len(x), width), self.blank_label)
+        for row, (said, valid) in zip(
+            rows, ((best, counts), (given, given != self.blank_label)), strict=True
+        ):
+            said, valid = _compacted(xp, said, valid)
+            row[:, : said.shape[1]][valid] = said[valid]
+        hits = (rows[0] == rows[1]).all(axis=1)
+        return (hits.mean().astype(x.dtype),)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False, False)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        x, labels = bottoms
+        n, steps, _ = x.shape
+        length = BlobType(labels.shape).span(1)
+        blank = g.constant(self.blank_label, "int64")
+        best = g.op("ArgMax", x, axis=2, keepdims=0)
+        counts = g.op("Not", g.op("Equal", best, blank))
+        if steps > 1:
+            first = g.constant([[True]] * n, "bool")
+            fresh = g.op("Not", g.op("Equal", *_neighbours(g, best, 1)))
+            counts = g.op("And", counts, g.op("Concat", first, fresh, axis=1))
+        given = g.cast(g.reshape(labels, (n, length)), "int64")
+        rows = []
+        for said, valid in ((best, counts), (given, g.op("Not", g.op("Equal", given, blank)))):
+            said, valid = _lower_compacted(g, said, valid)
+            said = g.op("Where", valid, said, blank)
+            if missing := max(steps, length) - said.shape[1]:
+                pads = g.constant([0, 0, 0, missing], "int64")
+                said = g.op("Pad", said, pads, blank)
+            rows.append(said)
+        mistakes = _count_true(g, g.op("Not", g.op("Equal", *rows)))
+        hits = g.cast(g.op("Equal", mistakes, g.constant(0, "int64")), "float32")
+        return (g.op("ReduceMean", hits, keepdims=0),)
+
+    def deployed(self) -> Layer | None:
+        return None
 
 
 def _whole(xp: ArrayNamespace, values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The types that CTPN adds to read text: axes in another order, reversed time, and its LSTM."""
+"""Types of forks that read text: axes in another order, time reversed, an LSTM and its marks."""
 
 from __future__ import annotations
 
@@ -103,6 +103,82 @@ class Reverse(Layer):
         least = -(2**31)
         ends = [g.constant([end], "int64") for end in (-1, least, self.axis % len(x.shape), -1)]
         return (g.op("Slice", x, *ends),)
+
+
+@layer("ContinuationIndicator", "continuation_indicator_param")
+@dataclass(frozen=True)
+class ContinuationIndicator(Layer):
+    """The marks of sequences that begin with the batch: 0 at the first time step, 1 at the others.
+
+    The batch is as large as axis `axis` of the bottom, which is looked at for its shape only, or,
+    without a bottom, as `batch_size` says.
+
+    Shapes: bottom (any) or none -> top (time_step, N). No gradient passes.
+    Source: crnn.caffe, which has `batch_size`; the Caffe of DeepDetect, which has a bottom.
+    """
+
+    time_step: int = 0
+    batch_size: int | None = None
+    axis: int | None = None
+
+    bottoms: ClassVar[Arity] = between(0, 1)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        if self.time_step <= 0:
+            raise Refusal(
+                "time_step is missing",
+                expected="time_step > 0, the number of time steps",
+                got=f"time_step {self.time_step}",
+                hint="add continuation_indicator_param { time_step: T }",
+                setting="time_step",
+            )
+        return Signature((BlobType((self.time_step, self._batch(*bottoms))),))
+
+    def _batch(self, *bottoms: BlobType) -> int:
+        unread = "batch_size" if bottoms else "axis"
+        if getattr(self, unread) is not None:
+            raise Refusal(
+                f"{unread} is not read {'besides' if bottoms else 'without'} a bottom",
+                expected="axis, with a bottom; batch_size, without one",
+                got=f"{unread} {getattr(self, unread)}",
+                hint=f"remove {unread}",
+                setting=unread,
+            )
+        if bottoms:
+            x = bottoms[0]
+            if x.axes == 0:
+                raise Refusal(
+                    "the bottom has no axis to count the sequences on",
+                    expected="at least one axis",
+                    got=f"bottom of shape {x}",
+                    setting="bottom",
+                )
+            return x.shape[x.axis(self.axis or 0)]
+        if not self.batch_size:
+            raise Refusal(
+                "the number of sequences is missing",
+                expected="batch_size > 0, or a bottom whose axis tells it",
+                got="neither",
+                hint="add continuation_indicator_param { batch_size: N }",
+                setting="batch_size",
+            )
+        return self.batch_size
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        top = call.out[0]
+        top[...] = 1
+        top[0] = 0
+        return (top,)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        batch = self._batch(*(BlobType(bottom.shape) for bottom in bottoms))
+        column = g.constant([[float(step > 0)] for step in range(self.time_step)])
+        return (g.op("Expand", column, g.constant([self.time_step, batch], "int64")),)
 
 
 @layer("Lstm", "lstm_param")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netc.layers.ctc import CTCLoss
+from netc.layers.ctc import CTCLoss, LabelsequenceAccuracy
 from netc.layers.softmax import Softmax
 from netc.layers.types import BlobType, Refusal
 from tests.support.audit import definition
@@ -232,3 +232,61 @@ def test_from_text() -> None:
     net.forward()
     net.backward()
     assert all(d.any() for d in net.param_diffs)
+
+
+# -- LabelsequenceAccuracy -------------------------------------------------------------------------
+
+
+@definition("LabelsequenceAccuracy")
+def share_read(x: np.ndarray, labels: np.ndarray, blank: int) -> float:
+    """The share of items (N, T, C) whose best classes stand for their labels (N, L)."""
+    hits = 0
+    for scores, row in zip(x, labels, strict=True):
+        said = tuple(max(range(len(s)), key=lambda c, s=s: (s[c], -c)) for s in scores)
+        hits += meaning(said, blank, True) == tuple(int(v) for v in row if v != blank)
+    return hits / len(x)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_sequences_that_are_read_without_a_mistake(seed: int, blank: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, steps, length = (int(rng.integers(1, most)) for most in (5, 5, 4))
+    # Few values: many ties, runs and hits.
+    x = rng.integers(0, 3, (n, steps, 3)).astype(float)
+    labels = rng.integers(0, 3, (n, length)).astype(float)
+    run = check_layer(LabelsequenceAccuracy(blank), [x, labels], gradient=False)
+    assert run.tops[0] == pytest.approx(share_read(x, labels, blank))
+
+
+def test_reading_counts_runs_once_and_repeats_behind_a_blank_twice() -> None:
+    classes = np.array([[1, 1, 0, 1, 2], [0, 1, 1, 2, 2], [2, 2, 2, 2, 2]])
+    x = np.eye(3)[classes]
+    labels = np.array([[1.0, 1, 2], [1, 2, 0], [2, 2, 0]])
+    assert forward(LabelsequenceAccuracy(), [x, labels]).tops[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("steps", "length"), [(1, 3), (5, 2), (4, 4)])
+def test_reading_in_onnx(steps: int, length: int) -> None:
+    rng = np.random.default_rng(steps)
+    x = rng.integers(0, 3, (6, steps, 3)).astype(float)
+    x[0] = np.eye(3)[[1] * steps]
+    labels = rng.integers(0, 3, (6, length)).astype(float)
+    labels[0] = [1.0] + [0] * (length - 1)
+    assert share_read(x, labels, 0) > 0
+    check_lowering(LabelsequenceAccuracy(), [x, labels])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "match"),
+    [
+        ([(2, 3), (2, 1)], "scores are not those"),
+        ([(2, 3, 4), (3, 1)], "labels do not match"),
+        ([(2, 3, 4), (2,)], "labels do not match"),
+        ([(2, 0, 4), (2, 1)], "scores are not those"),
+    ],
+)
+def test_reading_refuses(shapes: list[tuple[int, ...]], match: str) -> None:
+    with pytest.raises(Refusal, match=match) as caught:
+        LabelsequenceAccuracy().infer(*map(BlobType, shapes))
+    assert caught.value.setting == "bottom"

@@ -7,12 +7,12 @@ import pytest
 
 from netc.errors import NetcError
 from netc.layers.recurrent import LSTM
-from netc.layers.sequences import Lstm, Reverse, Transpose
+from netc.layers.sequences import ContinuationIndicator, Lstm, Reverse, Transpose
 from netc.layers.types import BlobType, Refusal
 from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
-from tests.support.nets import graph_of
+from tests.support.nets import executor_of, graph_of, set_inputs
 
 
 @pytest.mark.parametrize("dim", [(3, 2, 0, 1), (0, 1, 2, 3), (2, 3, 1, 0)])
@@ -44,6 +44,67 @@ def test_reverse_needs_its_axis() -> None:
     for shape in ((2, 3), ()):
         with pytest.raises(Refusal):
             Reverse(axis=2).infer(BlobType(shape))
+
+
+# -- ContinuationIndicator -------------------------------------------------------------------------
+
+
+@definition("ContinuationIndicator")
+def marks(steps: int, batch: int) -> np.ndarray:
+    """0 where a sequence begins, 1 where it goes on, for each time step and sequence."""
+    return np.array([[1.0 if t > 0 else 0.0 for _ in range(batch)] for t in range(steps)])
+
+
+@pytest.mark.parametrize(("axis", "batch"), [(None, 3), (1, 2), (-1, 4)])
+def test_continuation_indicator_counts_on_its_bottom(axis: int | None, batch: int) -> None:
+    layer, x = ContinuationIndicator(time_step=5, axis=axis), smooth(3, 2, 4)
+    run = check_layer(layer, [x], gradient=False)
+    np.testing.assert_array_equal(run.tops[0], marks(5, batch))
+    check_lowering(layer, [x])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_continuation_indicator_without_a_bottom(steps: int) -> None:
+    layer = ContinuationIndicator(time_step=steps, batch_size=2)
+    np.testing.assert_array_equal(check_layer(layer, [], gradient=False).tops[0], marks(steps, 2))
+    check_lowering(layer, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "shapes", "setting"),
+    [
+        ({"batch_size": 2}, [], "time_step"),
+        ({"time_step": 3}, [], "batch_size"),
+        ({"time_step": 3, "batch_size": 0}, [], "batch_size"),
+        ({"time_step": 3, "batch_size": 2, "axis": 0}, [], "axis"),
+        ({"time_step": 3, "batch_size": 2}, [(2, 3)], "batch_size"),
+        ({"time_step": 3, "axis": 2}, [(2, 3)], "axis"),
+        ({"time_step": 3}, [()], "bottom"),
+    ],
+)
+def test_continuation_indicator_refuses(settings, shapes, setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        ContinuationIndicator(**settings).infer(*map(BlobType, shapes))
+    assert caught.value.setting == setting
+
+
+def test_continuation_indicator_starts_an_lstm_anew() -> None:
+    graph = graph_of(
+        """
+        layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 2 dim: 3 } } }
+        layer { name: "c" type: "ContinuationIndicator" bottom: "x" top: "c"
+          continuation_indicator_param { time_step: 4 axis: 1 } }
+        layer { name: "l" type: "LSTM" bottom: "x" bottom: "c" top: "y"
+          recurrent_param { num_output: 2 weight_filler { type: "xavier" } } }
+        """
+    )
+    net = executor_of(graph)
+    set_inputs(net)
+    net.forward()
+    first = net.data("y").copy()
+    net.forward()
+    assert first.any()
+    np.testing.assert_array_equal(net.data("y"), first)
 
 
 # -- Lstm ------------------------------------------------------------------------------------------
