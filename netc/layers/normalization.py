@@ -165,7 +165,11 @@ class BatchNorm(Elementwise):
     With NVIDIA's `scale_bias`, or with a filler, y is multiplied by a scale and added to a bias for
     each channel, two more params (C,), and eps is at least 1e-5. In the files of that fork the
     weight is 1, and so the sums are the mean and the variance themselves.
-    Source: Ioffe and Szegedy, ICML 2015; the sums are BVLC Caffe 1.0's, scale and bias NVCaffe's.
+
+    With Intel's `stats_batch_size` n, each n items of a batch have a mean and a variance of their
+    own where those of the batch count, and enter the running sums one part after the other.
+    Source: Ioffe and Szegedy, ICML 2015; the sums are BVLC Caffe 1.0's, scale and bias NVCaffe's,
+    the parts of a batch IntelCaffe's.
     """
 
     use_global_stats: bool | None = None
@@ -174,6 +178,7 @@ class BatchNorm(Elementwise):
     scale_bias: bool | None = None
     scale_filler: Filler | None = None
     bias_filler: Filler | None = None
+    stats_batch_size: int = 0
     phase: Phase = Phase.TRAIN
 
     @property
@@ -187,9 +192,18 @@ class BatchNorm(Elementwise):
         return replace(self, use_global_stats=True)
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
-        """Return the layer with scale and bias where the text asks for them."""
-        if not (self.scale_bias or self.scale_filler or self.bias_filler):
-            return None
+        """Return the layer with scale and bias, or of parts, where the text asks for them."""
+        affine = self.scale_bias or self.scale_filler or self.bias_filler
+        if affine and self.stats_batch_size:
+            raise Refusal(
+                "statistics of parts of a batch do not go with a scale and a bias in the layer",
+                expected="stats_batch_size, or scale and bias: they are of different forks",
+                got=f"stats_batch_size {self.stats_batch_size}",
+                hint="put scale and bias into a Scale layer behind this one",
+                setting="stats_batch_size",
+            )
+        if not affine:
+            return self._in_parts(*bottoms)
         fused = FusedBatchNorm(
             statistic=Statistics.STORED if self.global_stats else Statistics.BATCH,
             fraction=self.moving_average_fraction,
@@ -198,6 +212,20 @@ class BatchNorm(Elementwise):
             bias_filler=self.bias_filler or Filler(),
         )
         return (Part("", fused, ("$b0",), ("$t0",)),)
+
+    def _in_parts(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        items = bottoms[0].shape[0] if bottoms[0].axes else 1
+        if not self.stats_batch_size or self.global_stats or self.stats_batch_size == items:
+            return None
+        if items % self.stats_batch_size:
+            raise Refusal(
+                "stats_batch_size does not divide the batch",
+                expected="batch size % stats_batch_size == 0",
+                got=f"stats_batch_size {self.stats_batch_size}, bottom of shape {bottoms[0]}",
+                setting="stats_batch_size",
+            )
+        parted = PartedBatchNorm(replace(self, stats_batch_size=0), items // self.stats_batch_size)
+        return (Part("", parted, ("$b0",), ("$t0",)),)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
@@ -266,6 +294,59 @@ class BatchNorm(Elementwise):
             x = g.reshape(x, (shape[0], 1))
         y = g.op("BatchNormalization", x, *constants, epsilon=self.eps)
         return (g.reshape(y, shape) if len(shape) == 1 else y,)
+
+
+@dataclass(frozen=True)
+class PartedBatchNorm(Elementwise):
+    """BatchNorm over each of `parts` equal parts of a batch, which BatchNorm expands to.
+
+    Shapes: bottom (N, C, ...) -> top (the same). Params: BatchNorm's. Source: IntelCaffe.
+    """
+
+    norm: BatchNorm
+    parts: int
+
+    type: ClassVar[str] = "BatchNorm"
+
+    def settled(self) -> BatchNorm:
+        return self.norm.settled()
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        whole = self.norm.infer(*bottoms)
+        kept = (replace(k, shape=(self.parts, *k.shape)) for k in whole.kept)
+        return replace(whole, kept=tuple(kept))
+
+    def _split(self, x: Array) -> Array:
+        """Return the parts of a batch, on an axis of their own."""
+        return x.reshape(self.parts, x.shape[0] // self.parts, *x.shape[1:])
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        x, top = self._split(call.bottoms[0]), call.xp.empty_like(call.bottoms[0])
+        for i, out in enumerate(self._split(top)):
+            kept = tuple(k[i] for k in call.kept)
+            part = replace(call, bottoms=(x[i],), kept=kept, out=(out,))
+            out[...] = self.norm.forward(part)[0]
+        return (top,)
+
+    def backward_reads(self) -> Reads:
+        return self.norm.backward_reads()
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        y, dy = self._split(call.tops[0]), self._split(call.top_diffs[0])
+        dx = call.xp.empty_like(dy)
+        for i, part in enumerate(dx):
+            kept = tuple(k[i] for k in call.kept)
+            share = replace(call, tops=(y[i],), top_diffs=(dy[i],), kept=kept)
+            part[...] = self.norm.backward(share).bottoms[0]
+        return Gradients((dx.reshape(call.top_diffs[0].shape),), (None,) * len(call.params))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "statistics of parts of a batch are for training",
+            hint="use_global_stats: true takes those that were stored",
+        )
 
 
 @dataclass(frozen=True)

@@ -239,11 +239,23 @@ def _needs_upgrade(net: Any) -> bool:
         or net.input_dim
         or net.input_shape
         or any(_is_old_batch_norm(layer) for layer in net.layer)
+        or _has_intel_batch_norms(net)
     )
 
 
 def _is_old_batch_norm(layer: Any) -> bool:
     return layer.type == "BatchNorm" and len(layer.param) == 3
+
+
+def _has_intel_batch_norms(net: Any) -> bool:
+    # A net read for its weights alone has no such settings.
+    if "bn_stats_batch_size" not in net.DESCRIPTOR.fields_by_name:
+        return False
+    return any([net.HasField("bn_stats_batch_size"), *map(_has_intel_filler, net.layer)])
+
+
+def _has_intel_filler(layer: Any) -> bool:
+    return layer.type == "BatchNorm" and bool(layer.batch_norm_param.HasField("filler"))
 
 
 def _assign(message: Any, name: str, value: Any) -> None:
@@ -282,6 +294,8 @@ class _NetUpgrade:
         self._upgrade_layers()
         self._upgrade_inputs()
         self._upgrade_batch_norms()
+        if _has_intel_batch_norms(self.net):
+            self._upgrade_intel_batch_norms()
         if self.problems:
             raise NetcError(*in_order(self.problems))
 
@@ -552,6 +566,59 @@ class _NetUpgrade:
             self.changes.append(
                 f"lr_mult and decay_mult of the statistics of BatchNorm {_quote(changed)} set to 0"
             )
+
+    def _upgrade_intel_batch_norms(self) -> None:
+        """Say in BatchNorm and Scale layers what IntelCaffe takes from elsewhere.
+
+        It hands `bn_stats_batch_size` of a net to every BatchNorm layer. It computes a BatchNorm
+        and the Scale layer behind it as one, and starts the scale as BatchNorm's `filler` says: so
+        that is the Scale layer's.
+        """
+        net = self.net
+        if net.HasField("bn_stats_batch_size"):
+            for layer, place in self._layers_and_places():
+                if layer.type == "BatchNorm":
+                    layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
+                    size = Places(self.places.find("bn_stats_batch_size").span)
+                    place.child("batch_norm_param").fields["stats_batch_size"] = [size]
+            net.ClearField("bn_stats_batch_size")
+            self.places.fields.pop("bn_stats_batch_size", None)
+            self.changes.append("bn_stats_batch_size moved from the net to its BatchNorm layers")
+        moved = [
+            layer.name
+            for index, (layer, _) in enumerate(self._layers_and_places())
+            if _has_intel_filler(layer) and self._fill_scale(index)
+        ]
+        if moved:
+            self.changes.append(f"filler of BatchNorm {_quote(moved)} moved to the Scale behind")
+
+    def _layers_and_places(self) -> list[tuple[Any, Places]]:
+        places = self.places.fields.get("layer", [])
+        return [
+            (layer, places[i] if i < len(places) else Places(self.places.span))
+            for i, layer in enumerate(self.net.layer)
+        ]
+
+    def _fill_scale(self, index: int) -> bool:
+        """Move the fillers of a BatchNorm to the Scale that reads its top; say whether it did."""
+        layers = self._layers_and_places()
+        norm, norm_place = layers[index]
+        readers = (pair for pair in layers[index + 1 :] if set(norm.top) & set(pair[0].bottom))
+        scale, scale_place = next(readers, (norm, norm_place))
+        if scale.type != "Scale" or len(scale.bottom) != 1:
+            return False
+        source, target = norm.batch_norm_param, scale.scale_param
+        fillers = [name for name in ("filler", "bias_filler") if source.HasField(name)]
+        if any(target.HasField(f) and getattr(target, f) != getattr(source, f) for f in fillers):
+            # Which of them counts depends on the engine: BatchNorm does not read it, and says so.
+            return False
+        for name in fillers:
+            _assign(target, name, getattr(source, name))
+            source.ClearField(name)
+            settings = scale_place.child("scale_param")
+            settings.fields.pop(name, None)
+            norm_place.child("batch_norm_param").move(name, settings, name)
+        return True
 
 
 def _count(n: int, noun: str) -> str:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netc.errors import NetcError
+from netc.export import lower_layer
 from netc.layers.normalization import LRN, MVN, BatchNorm, NormRegion
 from netc.layers.types import BlobType, Phase, Reads, Refusal
 from tests.support.layer_harness import (
@@ -18,6 +19,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
+from tests.support.nets import executor_of, graph_of, require, set_inputs
 
 ACROSS, WITHIN = NormRegion.ACROSS_CHANNELS, NormRegion.WITHIN_CHANNEL
 
@@ -167,6 +169,78 @@ def test_statistics_are_out_of_the_solvers_reach():
 def test_a_number_is_not_normalised():
     with pytest.raises(Refusal, match="single number"):
         BatchNorm().infer(BlobType(()))
+
+
+# -- BatchNorm over parts of a batch ---------------------------------------------------------------
+
+
+def in_parts(n: int, shape: tuple[int, ...], **settings: float):
+    """Return what BatchNorm expands to for a bottom of this shape."""
+    (part,) = BatchNorm(stats_batch_size=n, **settings).expand(BlobType(shape))
+    return part.layer
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (6, 3)])
+def test_each_part_of_a_batch_has_statistics_of_its_own(shape):
+    x = smooth(*shape)
+    layer = in_parts(2, shape, eps=1e-3, moving_average_fraction=0.9)
+    sums = [np.array([v]).repeat(k) for v, k in ((0.5, 3), (2.0, 3), (3.0, 1))]
+    run = check_layer(layer, [x], sums)
+    mean, variance, weight = sums
+    for first in range(0, len(x), 2):
+        part, axes = x[first : first + 2], (0, *range(2, x.ndim))
+        m = part.mean(axis=axes, keepdims=True)
+        v = ((part - m) ** 2).mean(axis=axes, keepdims=True)
+        assert_close(run.tops[0][first : first + 2], (part - m) / np.sqrt(v + 1e-3), rtol=1e-9)
+        count = part.size // 3
+        mean = 0.9 * mean + m.ravel()
+        variance = 0.9 * variance + v.ravel() * count / (count - 1)
+        weight = 0.9 * weight + 1
+    for got, expected in zip(
+        forward(layer, [x], sums).params, (mean, variance, weight), strict=True
+    ):
+        assert_close(got, expected, rtol=1e-9)
+
+
+def test_parts_are_for_statistics_of_the_batch():
+    x = BlobType((4, 3, 2, 2))
+    assert BatchNorm(stats_batch_size=2, phase=Phase.TEST).expand(x) is None
+    assert BatchNorm(stats_batch_size=4).expand(x) is None
+    assert in_parts(2, x.shape).settled() == BatchNorm(use_global_stats=True)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stats_batch_size": 3}, {"stats_batch_size": 2, "scale_bias": True}]
+)
+def test_parts_refuse(settings):
+    with pytest.raises(Refusal) as caught:
+        BatchNorm(**settings).expand(BlobType((4, 3, 2, 2)))
+    assert caught.value.setting == "stats_batch_size"
+
+
+def test_parts_are_no_onnx():
+    with pytest.raises(NetcError, match="for training"):
+        lower_layer(in_parts(2, (4, 3)), [BlobType((4, 3))], STATISTICS)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_parts_in_a_net(backend):
+    require(backend)
+    text = """
+        layer { name: "x" type: "Input" top: "x"
+          input_param { shape { dim: 4 dim: 3 dim: 5 dim: 5 } } }
+        layer { name: "bn" type: "BatchNorm" bottom: "x" top: "y"
+          batch_norm_param { stats_batch_size: 2 } }
+        layer { name: "s" type: "Scale" bottom: "y" top: "y" scale_param { bias_term: true } }
+        layer { name: "r" type: "ReLU" bottom: "y" top: "y" }
+        """
+    net = executor_of(graph_of(text), backend_name=backend)
+    set_inputs(net)
+    net.forward()
+    x = net.data("x").reshape(2, 2, 3, 5, 5)
+    m, v = x.mean(axis=(1, 3, 4), keepdims=True), x.var(axis=(1, 3, 4), keepdims=True)
+    expected = np.maximum((x - m) / np.sqrt(v + 1e-5), 0).reshape(4, 3, 5, 5)
+    assert_close(net.data("y"), expected, rtol=1e-4, atol=1e-5)
 
 
 # -- MVN -------------------------------------------------------------------------------------------

@@ -288,6 +288,62 @@ def test_other_params_stay(text: str) -> None:
     assert layer_of(text).param[0].lr_mult == 1
 
 
+NORM_AND_SCALE = """
+layer { name: "bn" type: "BatchNorm" bottom: "x" top: "y"
+  batch_norm_param { filler { value: 0.5 } bias_filler { value: 2 } } }
+layer { name: "s" type: "Scale" bottom: "y" top: "y" scale_param { bias_term: true } }
+"""
+
+
+def test_intels_filler_of_batch_norm_is_that_of_the_scale_behind() -> None:
+    source = read_net("n", NORM_AND_SCALE)
+    norm, scale = source.message.layer
+    assert not norm.batch_norm_param.ListFields()
+    assert scale.scale_param.filler.value == 0.5 and scale.scale_param.bias_filler.value == 2
+    assert source.upgraded == ("filler of BatchNorm 'bn' moved to the Scale behind",)
+    assert source.span("layer", 1, "scale_param", "filler", "value").line == 3
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        'type: "ReLU" bottom: "y"',
+        'type: "Scale" bottom: "y" bottom: "factors"',
+        'type: "Scale" bottom: "z"',
+        'type: "Scale" bottom: "y" scale_param { filler { value: 3 } }',
+    ],
+)
+def test_a_filler_of_batch_norm_stays_where_it_is_unclear_whose_it_is(scale: str) -> None:
+    norm = NORM_AND_SCALE.partition('\nlayer { name: "s"')[0]
+    source = read_net("n", f'{norm}\nlayer {{ name: "s" {scale} top: "t" }}')
+    assert source.message.layer[0].batch_norm_param.filler.value == 0.5
+    assert source.upgraded == ()
+
+
+def test_one_scale_behind_the_batch_norms_of_both_phases() -> None:
+    norm, _, scale = NORM_AND_SCALE.partition('layer { name: "s"')
+    source = read_net("n", f'{norm}{norm}layer {{ name: "s"{scale}')
+    assert [layer.batch_norm_param.HasField("filler") for layer in source.message.layer[:2]] == [
+        False,
+        False,
+    ]
+    assert source.message.layer[2].scale_param.filler.value == 0.5
+
+
+def test_intels_batch_size_of_statistics_goes_to_every_batch_norm() -> None:
+    source = read_net(
+        "n",
+        "bn_stats_batch_size: 32\n"
+        'layer { type: "BatchNorm" } layer { type: "ReLU" }\n'
+        'layer { type: "BatchNorm" batch_norm_param { stats_batch_size: 4 } }',
+    )
+    net = source.message
+    sizes = [layer.batch_norm_param.stats_batch_size for layer in net.layer]
+    assert sizes == [32, 0, 32] and not net.HasField("bn_stats_batch_size")
+    assert source.upgraded == ("bn_stats_batch_size moved from the net to its BatchNorm layers",)
+    assert source.span("layer", 2, "batch_norm_param", "stats_batch_size").line == 1
+
+
 def test_frozen_batch_norm_is_no_news() -> None:
     frozen = "param { lr_mult: 0 decay_mult: 0 } " * 3
     assert read_net("n", f'layer {{ type: "BatchNorm" {frozen} }}').upgraded == ()
