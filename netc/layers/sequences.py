@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.fillers import Filler
+from netc.layers.input import BlobShape
 from netc.layers.permute import Permute
 from netc.layers.recurrent import (
     apply_gates,
@@ -16,6 +17,7 @@ from netc.layers.recurrent import (
     through_gates,
 )
 from netc.layers.registry import layer
+from netc.layers.shape import Reshape
 from netc.layers.types import (
     Arity,
     Array,
@@ -189,13 +191,15 @@ class Lstm(Layer):
     i, f, o = sigmoid and g = tanh of the blocks, in this order, of W_h h_(t-1) + W_x x_t + b. With
     a second bottom, which holds 0 where a sequence begins and 1 where it goes on, the states are
     carried from one batch to the next. `clipping_threshold`, if it is not 0, limits the gradients
-    of those blocks. `batch_size` changes nothing: the bottom tells it.
+    of those blocks.
 
-    Shapes: x (T, N, ...), if wanted the marks (T, N) -> y (T, N, num_output). Params W_x (4 D, K),
-    W_h (4 D, D), b (4 D,), which LSTM has in another order.
+    Shapes: x (T, N, ...), if wanted the marks (T, N) -> y (T, N, num_output). In x of two axes,
+    (T N, K), the rows of a time step follow each other, N is `batch_size`, and y is (T N,
+    num_output); with more axes `batch_size` changes nothing. Params W_x (4 D, K), W_h (4 D, D),
+    b (4 D,), which LSTM has in another order.
 
-    Source: Hochreiter and Schmidhuber, 1997; the layer of J. Oh's fork, which CTPN (Tian et al.,
-    ECCV 2016) has.
+    Source: Hochreiter and Schmidhuber, 1997; the layer of J. Oh's fork, whose x has two axes, and
+    of CTPN (Tian et al., ECCV 2016).
     """
 
     num_output: int = 0
@@ -206,6 +210,28 @@ class Lstm(Layer):
 
     bottoms: ClassVar[Arity] = between(1, 2)
     param_names: ClassVar[tuple[str, ...]] = ("weight_x", "weight_h", "bias")
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        """Return the layer between changes of shape, for a bottom of two axes."""
+        x = bottoms[0]
+        if x.axes != 2:
+            return None
+        rows, size = x.shape
+        if self.batch_size < 1 or rows % self.batch_size:
+            raise Refusal(
+                "batch_size does not divide the rows of the bottom",
+                expected="rows % batch_size == 0: they are time steps of so many sequences",
+                got=f"batch_size {self.batch_size}, bottom of shape {x}",
+                setting="batch_size",
+            )
+        steps = Reshape(shape=BlobShape((-1, self.batch_size, size)))
+        outputs = Reshape(shape=BlobShape((rows, self.num_output)))
+        marks = ("$b1",) if len(bottoms) > 1 else ()
+        return (
+            Part("steps", steps, ("$b0",), (".x",)),
+            Part("", self, (".x", *marks), (".y",)),
+            Part("rows", outputs, (".y",), ("$t0",)),
+        )
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x, d = bottoms[0], self.num_output

@@ -182,7 +182,7 @@ def test_gradients_of_the_gates_are_limited() -> None:
     [
         (Lstm(), [(4, 2, 3)], "num_output"),
         (Lstm(num_output=2, clipping_threshold=-1), [(4, 2, 3)], "clipping_threshold"),
-        (Lstm(num_output=2), [(4, 2)], "bottom"),
+        (Lstm(num_output=2), [(4,)], "bottom"),
         (Lstm(num_output=2), [(0, 2, 3)], "bottom"),
         (Lstm(num_output=2), [(4, 2, 3), (4, 3)], "bottom"),
     ],
@@ -191,6 +191,37 @@ def test_what_does_not_fit_is_refused(layer: Lstm, shapes, setting: str) -> None
     with pytest.raises(Refusal) as caught:
         layer.infer(*map(BlobType, shapes))
     assert caught.value.setting == setting
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 3}, {"batch_size": 0}])
+def test_rows_that_are_no_sequences_side_by_side_are_refused(settings) -> None:
+    with pytest.raises(Refusal, match="divide the rows") as caught:
+        Lstm(num_output=2, **settings).expand(BlobType((8, 5)), BlobType((8, 1)))
+    assert caught.value.setting == "batch_size"
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_lstm_of_rows_of_time_steps(marked: bool) -> None:
+    bottoms = 'bottom: "x" bottom: "marks"' if marked else 'bottom: "x"'
+    graph = graph_of(
+        f"""
+        input: "x" input_shape {{ dim: 6 dim: 4 }}
+        input: "marks" input_shape {{ dim: 6 dim: 1 }}
+        layer {{ name: "q" type: "Silence" bottom: "marks" }}
+        layer {{ name: "l" type: "Lstm" {bottoms} top: "y"
+          lstm_param {{ num_output: 3 batch_size: 2 weight_filler {{ type: "gaussian" }} }} }}
+        """
+    )
+    net = executor_of(graph)
+    set_inputs(net)
+    # Without marks each batch begins anew; with them, a second sequence begins at the last step.
+    cont = np.array([[0, 0], [1, 1], [1, not marked]], float)
+    net.data("marks")[...] = cont.reshape(6, 1)
+    net.forward()
+    params = [net.param_array(i) for i in range(3)]
+    expected = by_definition(net.data("x").reshape(3, 2, 4), params, cont)
+    np.testing.assert_allclose(net.data("y"), expected.reshape(6, 3), rtol=1e-4, atol=1e-6)
+    assert {node.name for node in graph.nodes if node.params} == {"l"}
 
 
 def test_the_two_ways_to_read_of_ctpn() -> None:
