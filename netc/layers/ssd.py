@@ -43,22 +43,24 @@ from netc.layers.types import (
 ALIKE = 1e-6
 
 
-@layer("PriorBox", "prior_box_param")
+@layer("PriorBox", "prior_box_param", aliases=("PriorBoxClustered",))
 @dataclass(frozen=True)
 class PriorBox(Layer):
     """Boxes of several sizes and shapes around each position of a feature map.
 
     For each `min_size`: a square of that size; with max_size, a square of sqrt(min * max); and for
     each `aspect_ratio` r but 1 a box of min * sqrt(r) by min / sqrt(r), with `flip` also that of
-    1 / r. Position (y, x) lies at ((x + offset) * step_w, (y + offset) * step_h). Sizes and steps
-    are pixels of the image; sizes are cut down to whole ones, as in the fork. Without `step` the
+    1 / r. Or the boxes are given, by `width` and `height`, and taken as they are. Position (y, x)
+    lies at ((x + offset) * step_w, (y + offset) * step_h). Sizes and steps are pixels of the image;
+    those of min_size and max_size are cut down to whole ones, as in the fork. Without `step` the
     positions cover the image evenly. The image is bottom 1, or of `img_size`. With `clip` boxes end
     at its border.
 
     Shapes: feature map (N, C, H, W), image (N, C', H', W') -> top (1, 2, H * W * boxes * 4): the
     boxes, and for each of their numbers the `variance` (one for all, or one for each of the four).
 
-    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016); `width` and `height` as OpenCV reads them
+    in the nets of OpenVINO, which call the type PriorBoxClustered.
     """
 
     min_size: tuple[float, ...] = ()
@@ -74,6 +76,8 @@ class PriorBox(Layer):
     step_h: float | None = None
     step_w: float | None = None
     offset: float = 0.5
+    width: tuple[float, ...] = ()
+    height: tuple[float, ...] = ()
 
     bottoms: ClassVar[Arity] = between(1, 2)
 
@@ -100,7 +104,9 @@ class PriorBox(Layer):
         return Signature((BlobType((1, 2, count)),))
 
     def _check(self) -> None:
-        if not self.min_size:
+        if self.width or self.height:
+            self._check_given()
+        elif not self.min_size:
             raise Refusal(
                 "min_size is missing",
                 expected="one min_size or more, in pixels",
@@ -108,7 +114,7 @@ class PriorBox(Layer):
                 hint="add prior_box_param { min_size: 30 }",
                 setting="min_size",
             )
-        for name in ("min_size", "aspect_ratio", "variance"):
+        for name in ("min_size", "aspect_ratio", "variance", "width", "height"):
             for index, value in enumerate(getattr(self, name)):
                 if not value > 0:
                     raise Refusal(
@@ -139,6 +145,23 @@ class PriorBox(Layer):
                 got=len(self.variance),
                 setting="variance",
             )
+
+    def _check_given(self) -> None:
+        if len(self.width) != len(self.height):
+            raise Refusal(
+                "the numbers of width and height differ",
+                expected="a width and a height for each box",
+                got=f"{len(self.width)} width, {len(self.height)} height",
+                setting="width" if self.width else "height",
+            )
+        for name in ("min_size", "max_size", "aspect_ratio"):
+            if getattr(self, name):
+                raise Refusal(
+                    f"{name} does not go with width and height",
+                    expected="the boxes by width and height, or by min_size and what belongs to it",
+                    got=f"{name} and {len(self.width)} width",
+                    setting=name,
+                )
 
     @staticmethod
     def _pair(
@@ -185,6 +208,8 @@ class PriorBox(Layer):
 
     def _boxes(self) -> list[tuple[float, float]]:
         """Return width and height of the boxes at each position, in pixels."""
+        if self.width:
+            return list(zip(self.width, self.height, strict=True))
         ratios = [1.0]
         for ratio in self.aspect_ratio:
             if all(abs(ratio - known) >= ALIKE for known in ratios):

@@ -126,6 +126,8 @@ ULP = 1.2e-7
     "min_size: 20 min_size: 40 aspect_ratio: 2 step: 16 variance: 0.1 clip: true",
     "min_size: 30 variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 "
     "step_h: 9 step_w: 11 clip: false",
+    "width: 9.4 width: 25.1 height: 15 height: 39.6 step: 16 variance: 0.1 clip: false",
+    "width: 90 height: 70.5 variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2 clip: true",
 ])  # fmt: skip
 def test_priors_of_opencv(settings: str) -> None:
     inputs = {"f": np.zeros((1, 8, 3, 4)), "image": np.zeros((1, 3, 90, 120))}
@@ -170,6 +172,12 @@ def test_priors_in_onnx() -> None:
     (PriorBox(min_size=(5,), step=-1), "step"),
     (PriorBox(min_size=(5,), step=2, step_h=2, step_w=2), "step"),
     (PriorBox(min_size=(5,), step_w=2), "step_h"),
+    (PriorBox(width=(5, 6), height=(5,)), "width"),
+    (PriorBox(height=(5,)), "height"),
+    (PriorBox(width=(5, 0), height=(5, 5)), "width.1"),
+    (PriorBox(width=(5,), height=(-1,)), "height.0"),
+    (PriorBox(min_size=(5,), width=(5,), height=(5,)), "min_size"),
+    (PriorBox(aspect_ratio=(2,), width=(5,), height=(5,)), "aspect_ratio"),
 ])  # fmt: skip
 def test_priors_refused(layer: PriorBox, setting: str) -> None:
     with pytest.raises(Refusal) as caught:
