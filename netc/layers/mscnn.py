@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.boxes import overlap
+from netc.layers.boxes import overlap, suppress
 from netc.layers.data import Reader
 from netc.layers.losses import FLT_MIN, Loss
+from netc.layers.proposal import ANY_SCORE, NO_SCORE, check_fraction
 from netc.layers.registry import layer
-from netc.layers.roi import check_maps
+from netc.layers.roi import REGION, check_maps, check_regions
 from netc.layers.softmax import softmax
 from netc.layers.transform import TransformParam
 from netc.layers.types import (
@@ -31,6 +33,7 @@ from netc.layers.types import (
     KeptType,
     Layer,
     OnnxBuilder,
+    Phase,
     Reads,
     Refusal,
     Signature,
@@ -44,6 +47,8 @@ from netc.layers.types import (
 BOX, LABEL = 4, 6
 # The values of an object: image, x1, y1, x2, y2, class, ignored.
 OBJECT = 7
+# What BoxOutput gives where it finds nothing: some region of image 0.
+NO_REGION = (0, 1, 1, 10, 10)
 # The shortest side of a true box that the loss knows, in pixels.
 LEAST_SIDE = 2
 # Background positions that are learnt where there are few objects or none, for each class.
@@ -462,6 +467,355 @@ class DetectionAccuracy(Judge):
 
     def deployed(self) -> Layer | None:
         return None
+
+
+@layer("BoxOutput", "box_output_param")
+@dataclass(frozen=True)
+class BoxOutput(Layer):
+    """The best regions of all maps of MS-CNN: boxes with a high score that overlap no better one.
+
+    A box has the score of its best class, minus that of the background. It is decoded as
+    `bbox_reg_param` and the field of its map say, within the limits of `field_whr` and `field_xyr`;
+    a corner left of or above the image moves to its border with the size kept, and what then
+    reaches beyond the right or lower border, at H or W times `downsample_rate`, is cut off. Boxes
+    of a score of at least `fg_thr` and with both sides of at least `min_size` count; of those the
+    best `max_nms_num` of each image, and of these, best first, each whose intersection over union
+    with no better one that stays is above `iou_thr`, at most `max_post_nms_num`. A number of 0
+    means all. Of equal scores the first counts: map by map, row by row.
+
+    Shapes: for each map (N, K + 4, H, W) -> regions (R, 5, 1, 1) as image, x1, y1, x2, y2, and if
+    asked for regions with their scores (R, 6, 1, 1), image by image, best first. With no region at
+    all there is one, (0, 1, 1, 10, 10), in the first top and a row of zeros in the second. An
+    exported net has the largest number of rows there can be, those behind the last region being
+    zeros. No gradient.
+
+    Source: Z. Cai et al., "A Unified Multi-scale Deep Convolutional Neural Network for Fast Object
+    Detection", ECCV 2016, and its fork of Caffe, where of equal scores the last counts.
+    """
+
+    fg_thr: float = 0.0
+    iou_thr: float = 0.5
+    nms_type: str = "IOU"
+    field_h: tuple[int, ...] = ()
+    field_w: tuple[int, ...] = ()
+    downsample_rate: tuple[int, ...] = ()
+    field_whr: float = 2.0
+    field_xyr: float = 2.0
+    max_nms_num: int = 0
+    max_post_nms_num: int = 0
+    min_size: float = 15.0
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+    top: tuple[str, ...] = ()
+
+    bottoms: ClassVar[Arity] = at_least(1)
+    tops: ClassVar[Arity] = between(1, 2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self._check()
+        for name in ("field_h", "field_w", "downsample_rate"):
+            count = len(getattr(self, name))
+            if count != len(bottoms):
+                raise Refusal(
+                    f"there is not one {name} for each map",
+                    expected=f"{len(bottoms)}: as many as bottoms",
+                    got=f"{count}",
+                    setting=name,
+                )
+        for one in self._maps:
+            one.check()
+        first = bottoms[0]
+        for index, maps in enumerate(bottoms):
+            check_maps(maps, f"the maps, bottom {index},")
+            if maps.shape[:2] != first.shape[:2] or maps.shape[1] < BOX + 2 or not maps.count:
+                raise Refusal(
+                    f"bottom {index} holds no scores and boxes",
+                    expected="maps (N, K + 4, H, W), at least a background and a class, N and K "
+                    "the same for all",
+                    got=f"shape {maps}, bottom 0 of shape {first}",
+                    setting="bottom",
+                )
+        rows = first.shape[0] * self._most(bottoms)
+        tops = (BlobType((rows, REGION, 1, 1)), BlobType((rows, REGION + 1, 1, 1)))
+        return Signature(tops[: max(len(self.top), 1)])
+
+    def _check(self) -> None:
+        check_fraction(self, "iou_thr")
+        for name in ("min_size", "max_nms_num", "max_post_nms_num"):
+            if getattr(self, name) < 0:
+                raise Refusal(
+                    f"{name} is negative",
+                    expected=f"{name} >= 0",
+                    got=f"{getattr(self, name):g}",
+                    setting=name,
+                )
+        if self.nms_type != "IOU":
+            raise Refusal(
+                "netc compares overlaps by intersection over union only",
+                expected='nms_type: "IOU"',
+                got=f'nms_type: "{self.nms_type}"',
+                setting="nms_type",
+            )
+
+    @property
+    def _maps(self) -> list[FieldMap]:
+        sizes = zip(self.field_h, self.field_w, self.downsample_rate, strict=True)
+        return [
+            FieldMap(*size, self.field_whr, self.field_xyr, self.bbox_reg_param) for size in sizes
+        ]
+
+    def _pre(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many boxes of an image overlaps are looked for in, at most."""
+        found = sum(math.prod(maps.shape[2:]) for maps in bottoms)
+        return min(self.max_nms_num or found, found)
+
+    def _most(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many regions an image can have."""
+        pre = self._pre(bottoms)
+        return min(self.max_post_nms_num or pre, pre)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return sum(maps.count for maps in bottoms)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, n = call.xp, len(call.bottoms[0])
+        found = [self._decoded(xp, *pair) for pair in zip(self._maps, call.bottoms, strict=True)]
+        boxes, scores = (xp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = xp.argsort(-scores, axis=1, kind="stable")[:, : self._pre(call.bottoms)]
+        scores = xp.take_along_axis(scores, order, axis=1)
+        boxes = boxes[xp.arange(n)[:, None], order]
+        stays = suppress(xp, boxes, scores > ANY_SCORE, self.iou_thr)
+        stays &= xp.cumsum(stays, axis=1) <= self._most(call.bottoms)
+        image, rank = xp.nonzero(stays)
+        count = len(image)
+        rows = xp.zeros((len(call.out[0]) if call.out else max(count, 1), REGION + 1), boxes.dtype)
+        rows[:count, 0] = image
+        rows[:count, 1:REGION] = boxes[image, rank]
+        rows[:count, REGION] = scores[image, rank]
+        regions = rows[:, :REGION].copy()
+        if not count and not call.out:
+            regions[0] = xp.asarray(NO_REGION, boxes.dtype)
+        return tuple(r[:, :, None, None] for r in (regions, rows))[: max(len(self.top), 1)]
+
+    def _decoded(self, xp: ArrayNamespace, one: FieldMap, maps: Array) -> tuple[Array, Array]:
+        """Return boxes (N, H W, 4) and scores (N, H W) of one map, NO_SCORE where none counts."""
+        n, channels, high, wide = maps.shape
+        k = channels - BOX
+        boxes = one.boxes(xp, maps[:, k:])
+        low = xp.maximum(boxes[..., :2], 0)
+        limit = xp.asarray((wide * one.stride, high * one.stride), maps.dtype)
+        size = xp.minimum(boxes[..., 2:] - boxes[..., :2], limit - low)
+        scores = maps[:, 1:k].max(axis=1) - maps[:, 0]
+        counts = (scores >= self.fg_thr) & (size >= self.min_size).all(axis=-1)
+        boxes = xp.concatenate((low, low + size), axis=-1)
+        return boxes.reshape(n, -1, BOX), xp.where(counts, scores, NO_SCORE).reshape(n, -1)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        n, pre, most = bottoms[0].shape[0], self._pre(bottoms), self._most(bottoms)
+        found = [self._lower_decoded(g, *pair) for pair in zip(self._maps, bottoms, strict=True)]
+        low, up, scores = (g.op("Concat", *parts, axis=2) for parts in zip(*found, strict=True))
+        boxes = g.op("Transpose", g.op("Concat", low, up, axis=1), perm=[0, 2, 1])
+        best, order = g.op("TopK", scores, g.constant([pre], "int64"), outputs=2, axis=2)
+        boxes = g.op("GatherND", boxes, g.reshape(order, (n, pre, 1)), batch_dims=1)
+        kept = g.op(
+            "NonMaxSuppression",
+            boxes,
+            best,
+            g.constant([most], "int64"),
+            g.constant([self.iou_thr]),
+            g.constant([ANY_SCORE]),
+        )
+        # Rows (image, class, box), as many as there are. Behind them comes the row of zeros.
+        image, place = (
+            g.op("Gather", kept, g.constant(column, "int64"), axis=1) for column in (0, 2)
+        )
+        kept = g.op("Add", g.op("Mul", image, g.constant(pre, "int64")), place)
+        kept = g.op("Concat", kept, g.constant([n * pre] * (n * most), "int64"), axis=0)
+        kept = g.op("Slice", kept, *(g.constant([number], "int64") for number in (0, n * most, 0)))
+        kept = g.op("Reshape", kept, g.constant([n * most], "int64"))
+        images = g.constant([[float(i)] for i in range(n) for _ in range(pre)])
+        columns = g.reshape(boxes, (n * pre, BOX)), g.reshape(best, (n * pre, 1))
+        rows = g.op("Concat", images, *columns, axis=1)
+        rows = g.op("Concat", rows, g.constant([[0.0] * (REGION + 1)]), axis=0)
+        rows = g.op("Gather", rows, kept, axis=0)
+        regions = g.op("Gather", rows, g.constant(list(range(REGION)), "int64"), axis=1)
+        tops = g.reshape(regions, (n * most, REGION, 1, 1)), rows
+        if len(self.top) < 2:
+            return tops[:1]
+        return tops[0], g.reshape(rows, (n * most, REGION + 1, 1, 1))
+
+    def _lower_decoded(
+        self, g: OnnxBuilder, one: FieldMap, maps: Value
+    ) -> tuple[Value, Value, Value]:
+        """Return low and high corners (N, 2, H W) of one map, and the scores (N, 1, H W)."""
+        n, channels, high, wide = maps.shape
+        k, xp, places = channels - BOX, g.xp, high * wide
+
+        def part(first: int, last: int) -> Value:
+            bounds = (g.constant([number], "int64") for number in (first, last, 1))
+            return g.reshape(g.op("Slice", maps, *bounds), (n, last - first, places))
+
+        like = xp.zeros((1, BOX, high, wide), "float32")
+        mean, std, least, most = (c.reshape(BOX, 1) for c in one.constants(xp, like))
+        sizes = one.sizes(xp, like).reshape(2, 1)
+
+        def box(first: int) -> Value:
+            rows = slice(first, first + 2)
+            value = g.op("Mul", part(k + first, k + first + 2), g.constant(std[rows]))
+            value = g.op("Add", value, g.constant(mean[rows]))
+            value = g.op("Max", value, g.constant(least[rows]))
+            bounded: Value = g.op("Min", value, g.constant(most[rows]))
+            return bounded
+
+        centre = g.op("Mul", box(0), g.constant(sizes))
+        centre = g.op("Add", centre, g.constant(one.centres(xp, like).reshape(2, places)))
+        size = g.op("Mul", g.op("Exp", box(2)), g.constant(sizes))
+        low = g.op("Max", g.op("Sub", centre, g.op("Mul", size, g.constant(0.5))), g.constant(0.0))
+        limit = g.constant([[float(wide * one.stride)], [float(high * one.stride)]])
+        size = g.op("Min", size, g.op("Sub", limit, low))
+        scores = g.op("Max", *(part(index, index + 1) for index in range(1, k)))
+        scores = g.op("Sub", scores, part(0, 1))
+        small = g.op("Less", size, g.constant(self.min_size))
+        small_w, small_h = (
+            g.op("Gather", small, g.constant([axis], "int64"), axis=1) for axis in (0, 1)
+        )
+        drop = g.op("Or", small_w, small_h)
+        drop = g.op("Or", drop, g.op("Less", scores, g.constant(self.fg_thr)))
+        scores = g.op("Where", drop, g.constant(NO_SCORE), scores)
+        return low, g.op("Add", low, size), scores
+
+
+@layer("DecodeBBox", "decode_bbox_param")
+@dataclass(frozen=True)
+class DecodeBBox(Layer):
+    """Regions moved and scaled as a net says: what one stage of Cascade R-CNN hands to the next.
+
+    Of each row of two predicted boxes, those of background and object, the second counts. With its
+    values as `bbox_reg_param` says, a region of width w = x2 - x1 + 1 gets the width w exp(dw) and
+    the centre (x1 + x2) / 2 + dx w; heights likewise. In phase TRAIN regions whose corners
+    end in wrong order go, and with a third bottom those whose last value there, the overlap with
+    the true box, is at least `gt_iou_thr`: they are the true boxes. A row of zeros stays one.
+
+    Shapes: predictions (R, 8), regions (R, 5), in phase TRAIN perhaps matches (R, 6) -> (Q, 5), and
+    (R, 5) in phase TEST. Where the shape must stay, rows of zeros follow the last region. No
+    gradient.
+
+    Source: Z. Cai, N. Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection",
+    CVPR 2018, and its fork of Caffe, which ends where no region is left.
+    """
+
+    gt_iou_thr: float = 0.95
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+    phase: Phase = Phase.TEST
+
+    bottoms: ClassVar[Arity] = between(2, 3)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        predictions, regions = bottoms[:2]
+        self.bbox_reg_param.check()
+        count = check_regions(regions)
+        if predictions.shape[:2] != (count, 2 * BOX) or predictions.span(2) != 1:
+            raise Refusal(
+                "bottom 0 does not hold two boxes for each region",
+                expected=f"shape ({count}, {2 * BOX}): background and object",
+                got=f"shape {predictions}",
+                setting="bottom",
+            )
+        if len(bottoms) == 3 and self.phase is not Phase.TRAIN:
+            raise Refusal(
+                "matches with true boxes belong to phase TRAIN",
+                expected="two bottoms in phase TEST",
+                got="three",
+                setting="bottom",
+            )
+        if len(bottoms) == 3 and (bottoms[2].axes < 2 or bottoms[2].shape[0] != count):
+            raise Refusal(
+                "bottom 2 has not one row for each region",
+                expected=f"shape ({count}, 6): the last value is the overlap",
+                got=f"shape {bottoms[2]}",
+                setting="bottom",
+            )
+        return Signature((BlobType(regions.shape),))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, shape = call.xp, call.bottoms[1].shape
+        count = shape[0]
+        predictions, regions, *matches = (
+            b.reshape(count, b.size // max(count, 1)) for b in call.bottoms
+        )
+        mean, std = (xp.asarray(v, regions.dtype) for v in self.bbox_reg_param.values())
+        moves = predictions[:, BOX:] * std + mean
+        low, high = regions[:, 1:3], regions[:, 3:]
+        size = high - low + 1
+        centre = (low + high) / 2 + moves[:, :2] * size
+        size = size * xp.exp(moves[:, 2:]) - 1
+        low = centre - size / 2
+        rows = xp.concatenate((regions[:, :1], low, low + size), axis=1)
+        rows = xp.where((regions != 0).any(axis=1, keepdims=True), rows, 0)
+        if self.phase is Phase.TRAIN:
+            right = (rows[:, 1:3] <= rows[:, 3:]).all(axis=1)
+            if matches:
+                right &= matches[0][:, -1] < self.gt_iou_thr
+            rows = rows[right]
+        if call.out:
+            filled = xp.zeros((count, REGION), rows.dtype)
+            filled[: len(rows)] = rows
+            rows = filled
+        return (rows.reshape(len(rows), *shape[1:]),)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        if self.phase is Phase.TRAIN:
+            raise g.refuse("regions to train on have no ONNX form", hint="export the phase TEST")
+        predictions, regions = bottoms
+        shape = regions.shape
+        count = shape[0]
+        predictions = g.reshape(predictions, (count, 2 * BOX))
+        regions = g.reshape(regions, (count, REGION))
+        mean, std = self.bbox_reg_param.values()
+
+        def columns(x: Value, first: int, last: int) -> Value:
+            bounds = (g.constant([number], "int64") for number in (first, last, 1))
+            cut: Value = g.op("Slice", x, *bounds)
+            return cut
+
+        def moves(first: int) -> Value:
+            rows = slice(first, first + 2)
+            value = columns(predictions, BOX + first, BOX + first + 2)
+            value = g.op("Mul", value, g.constant([std[rows]]))
+            moved: Value = g.op("Add", value, g.constant([mean[rows]]))
+            return moved
+
+        low, high = columns(regions, 1, 3), columns(regions, 3, REGION)
+        size = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
+        centre = g.op("Mul", g.op("Add", low, high), g.constant(0.5))
+        centre = g.op("Add", centre, g.op("Mul", moves(0), size))
+        size = g.op("Sub", g.op("Mul", size, g.op("Exp", moves(2))), g.constant(1.0))
+        low = g.op("Sub", centre, g.op("Mul", size, g.constant(0.5)))
+        rows = g.op("Concat", columns(regions, 0, 1), low, g.op("Add", low, size), axis=1)
+        used = g.op("MatMul", g.op("Abs", regions), g.constant([[1.0]] * REGION))
+        rows = g.op("Where", g.op("Greater", used, g.constant(0.0)), rows, g.constant(0.0))
+        return (g.reshape(rows, shape),)
 
 
 @layer("ImageGtData", "image_gt_data_param")

@@ -167,15 +167,27 @@ class ROIPooling(RegionPooling):
     corners included, is cut into bins that begin and end at whole positions and may overlap:
     floor(i * h / pooled_h) to ceil((i + 1) * h / pooled_h). Where several values of a bin are the
     maximum, the gradient goes to the first, row by row. `pooled_size` gives one size for both axes,
-    or two.
+    or two. With `pad_ratio` p a region is first enlarged on each side by p times its size, x2 - x1
+    + 1 and y2 - y1 + 1.
 
     Source: R. Girshick, "Fast R-CNN", 2015, and its fork of Caffe; `pooled_size` is IntelCaffe's,
-    whose pooling of volumes is not read.
+    whose pooling of volumes is not read, `pad_ratio` MS-CNN's.
     """
 
     pooled_h: int = 0
     pooled_w: int = 0
     pooled_size: tuple[int, ...] = ()
+    pad_ratio: float = 0.0
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        if self.pad_ratio < 0:
+            raise Refusal(
+                "pad_ratio is negative",
+                expected="pad_ratio >= 0, the margin as a share of the region's size",
+                got=f"{self.pad_ratio:g}",
+                setting="pad_ratio",
+            )
+        return super().infer(*bottoms)
 
     def pooled(self) -> tuple[int, int]:
         if not self.pooled_size:
@@ -199,7 +211,11 @@ class ROIPooling(RegionPooling):
 
     def _bins(self, xp: ArrayNamespace, regions: Array, shape: tuple[int, ...]) -> list[Bins]:
         """Return the bins along height and width."""
-        corners = round_half_away(xp, regions[:, 1:] * self.spatial_scale)
+        corners = regions[:, 1:]
+        if self.pad_ratio:
+            margin = (corners[:, 2:] - corners[:, :2] + 1) * self.pad_ratio
+            corners = xp.concatenate((corners[:, :2] - margin, corners[:, 2:] + margin), axis=1)
+        corners = round_half_away(xp, corners * self.spatial_scale)
         found = []
         for axis, (bins, limit) in enumerate(zip(self.pooled(), shape[2:], strict=True)):
             start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
@@ -265,11 +281,21 @@ class ROIPooling(RegionPooling):
     ) -> tuple[Value, ...]:
         x, regions = bottoms
         _check_runs(g, "MaxRoiPool")
+        regions = g.reshape(regions, (regions.shape[0], REGION))
+        if self.pad_ratio:
+            image, low, high = (
+                g.op("Gather", regions, g.constant(columns, "int64"), axis=1)
+                for columns in ([0], [1, 2], [3, 4])
+            )
+            size = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
+            margin = g.op("Mul", size, g.constant(self.pad_ratio))
+            low, high = g.op("Sub", low, margin), g.op("Add", high, margin)
+            regions = g.op("Concat", image, low, high, axis=1)
         return (
             g.op(
                 "MaxRoiPool",
                 x,
-                g.reshape(regions, (regions.shape[0], REGION)),
+                regions,
                 pooled_shape=list(self.pooled()),
                 spatial_scale=self.spatial_scale,
             ),

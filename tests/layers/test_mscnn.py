@@ -11,8 +11,15 @@ import pytest
 
 from netc.data import DataAbsent, probe
 from netc.errors import NetcError
-from netc.layers.mscnn import BBoxRegParam, DetectionAccuracy, DetectionLoss, ImageGtData
-from netc.layers.types import BlobType, Refusal
+from netc.layers.mscnn import (
+    BBoxRegParam,
+    BoxOutput,
+    DecodeBBox,
+    DetectionAccuracy,
+    DetectionLoss,
+    ImageGtData,
+)
+from netc.layers.types import BlobType, ForwardCall, Phase, Refusal
 from tests.support.audit import definition, note
 from tests.support.layer_harness import Run, check_layer, forward, smooth
 from tests.support.legal import fields
@@ -32,7 +39,7 @@ def limited(value: float, most: float) -> float:
     return min(max(value, -most), most)
 
 
-def regression(layer: DetectionLoss | DetectionAccuracy) -> tuple[tuple[float, ...], ...]:
+def regression(layer) -> tuple[tuple[float, ...], ...]:
     reg = layer.bbox_reg_param
     return (reg.bbox_mean, reg.bbox_std) if reg.bbox_std else ((0.0,) * 4, (1.0,) * 4)
 
@@ -268,6 +275,181 @@ def test_there_is_no_onnx_form(layer) -> None:
     with pytest.raises(NetcError, match="no ONNX form"):
         check_lowering(layer, [MAPS, LABELS])
     assert layer.deployed() is None
+
+
+# -- regions ---------------------------------------------------------------------------------------
+
+OUTPUT = BoxOutput(
+    fg_thr=0.3, iou_thr=0.4, field_h=(24, 40), field_w=(20, 32), downsample_rate=(8, 16),
+    field_whr=2.0, field_xyr=2.0, top=("regions", "scores"),
+)  # fmt: skip
+SCALES = [smooth(2, 7, 4, 5) * 2, smooth(2, 7, 2, 3, seed=4) * 2]
+
+
+def iou(a, b) -> float:
+    wide, high = (min(a[2 + i], b[2 + i]) - max(a[i], b[i]) for i in (0, 1))
+    if wide <= 0 or high <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+@definition("BoxOutput")
+def regions(layer: BoxOutput, bottoms: list[np.ndarray]) -> list[list[float]]:
+    """Rows (image, x1, y1, x2, y2, score), found one by one."""
+    mean, std = regression(layer)
+    rows = []
+    for image in range(len(bottoms[0])):
+        found = []
+        for maps, fh, fw, s in zip(
+            bottoms, layer.field_h, layer.field_w, layer.downsample_rate, strict=True
+        ):
+            high, wide = maps.shape[2:]
+            for h, w in np.ndindex(high, wide):
+                *scores, x, y, dw, dh = maps[image, :, h, w]
+                x, y, dw, dh = (
+                    limited(v * std[c] + mean[c], most)
+                    for c, (v, most) in enumerate(
+                        zip(
+                            (x, y, dw, dh),
+                            (1 / layer.field_xyr,) * 2 + (math.log(layer.field_whr),) * 2,
+                            strict=True,
+                        )
+                    )
+                )
+                size = fw * math.exp(dw), fh * math.exp(dh)
+                x1 = max(x * fw + (w + 0.5) * s - size[0] / 2, 0)
+                y1 = max(y * fh + (h + 0.5) * s - size[1] / 2, 0)
+                size = min(size[0], wide * s - x1), min(size[1], high * s - y1)
+                score = max(scores[1:]) - scores[0]
+                if score >= layer.fg_thr and min(size) >= layer.min_size:
+                    found.append([image, x1, y1, x1 + size[0], y1 + size[1], score])
+        found.sort(key=lambda row: -row[5])
+        kept: list[list[float]] = []
+        for row in found[: layer.max_nms_num or None]:
+            if all(iou(row[1:5], other[1:5]) <= layer.iou_thr for other in kept):
+                kept.append(row)
+        rows += kept[: layer.max_post_nms_num or None]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bbox_reg_param": REG, "field_xyr": 1.0},
+        {"max_nms_num": 6, "fg_thr": -9.0},
+        {"max_post_nms_num": 2, "iou_thr": 0.1},
+        {"min_size": 24.0},
+    ],
+)
+def test_the_regions(settings) -> None:
+    layer = replace(OUTPUT, **settings)
+    want = np.array(regions(layer, SCALES))
+    tops = check_layer(layer, SCALES, gradient=False).tops
+    count = len(want)
+    assert 2 < count < len(tops[0]) and len(set(want[:, 0])) == 2
+    np.testing.assert_allclose(tops[1][:count, :, 0, 0], want, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(tops[0], tops[1][:, :5])
+    assert not tops[1][count:].any()
+    check_lowering(layer, SCALES)
+    check_lowering(replace(layer, top=("regions",)), SCALES)
+
+
+def as_they_come(layer, *bottoms: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The tops in whatever shape they have."""
+    return layer.forward(ForwardCall(np, bottoms, (), (), (), lambda: None))
+
+
+def test_as_many_regions_as_there_are() -> None:
+    tops = as_they_come(OUTPUT, *SCALES)
+    np.testing.assert_allclose(tops[1][:, :, 0, 0], regions(OUTPUT, SCALES), rtol=1e-9, atol=1e-9)
+    tops = as_they_come(replace(OUTPUT, fg_thr=99.0), *SCALES)
+    assert tops[0].reshape(-1).tolist() == [0, 1, 1, 10, 10] and tops[1].shape == (1, 6, 1, 1)
+    assert not tops[1].any()
+
+
+@definition("DecodeBBox")
+def moved(row: np.ndarray, prediction: np.ndarray, mean, std) -> list[float]:
+    """A region, moved and scaled."""
+    dx, dy, dw, dh = prediction[4:] * std + mean
+    out = [row[0], 0.0, 0.0, 0.0, 0.0]
+    for axis, (d, grow) in enumerate(((dx, dw), (dy, dh))):
+        size = row[3 + axis] - row[1 + axis] + 1
+        centre = (row[3 + axis] + row[1 + axis]) / 2 + d * size
+        size *= math.exp(grow)
+        out[1 + axis] = centre - (size - 1) / 2
+        out[3 + axis] = out[1 + axis] + size - 1
+    return out
+
+
+ROWS = np.array([[0, 3, 4, 20, 9], [1, 8, 8, 8, 8], [0, 0, 0, 30, 30], [1, 5, 2, 9, 40.0]])
+PREDICTED = smooth(4, 8)
+
+
+@pytest.mark.parametrize("reg", [REG, BBoxRegParam()])
+def test_regions_are_moved(reg: BBoxRegParam) -> None:
+    layer = DecodeBBox(bbox_reg_param=reg)
+    mean, std = (np.array(values) for values in regression(layer))
+    want = [moved(*pair, mean, std) for pair in zip(ROWS, PREDICTED, strict=True)]
+    for shape in ((4, 5), (4, 5, 1, 1)):
+        bottoms = [PREDICTED, ROWS.reshape(shape)]
+        (top,) = check_layer(layer, bottoms, gradient=False).tops
+        np.testing.assert_allclose(top, np.reshape(want, shape), rtol=1e-9)
+        check_lowering(layer, bottoms)
+
+
+def test_empty_rows_stay_empty() -> None:
+    rows = ROWS.copy()
+    rows[3] = 0
+    layer = DecodeBBox()
+    assert not forward(layer, [PREDICTED, rows]).tops[0][3].any()
+    check_lowering(layer, [PREDICTED, rows])
+
+
+def test_regions_to_train_on_are_chosen() -> None:
+    predicted, matches = PREDICTED.copy(), np.zeros((4, 6))
+    predicted[1, 6] = -9  # a width below 1: the corners are in wrong order
+    matches[2, 5] = 0.95
+    layer = DecodeBBox(phase=Phase.TRAIN)
+    every = as_they_come(DecodeBBox(), predicted, ROWS)[0]
+    np.testing.assert_array_equal(as_they_come(layer, predicted, ROWS)[0], every[[0, 2, 3]])
+    (top,) = as_they_come(layer, predicted, ROWS, matches)
+    np.testing.assert_array_equal(top, every[[0, 3]])
+    (top,) = forward(layer, [predicted, ROWS, matches]).tops
+    np.testing.assert_array_equal(top[:2], every[[0, 3]])
+    assert not top[2:].any()
+    with pytest.raises(NetcError, match="no ONNX form"):
+        check_lowering(layer, [predicted, ROWS])
+
+
+TWO = BlobType((2, 7, 4, 5)), BlobType((2, 7, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "setting"),
+    [
+        (replace(OUTPUT, nms_type="IOMU"), TWO, "nms_type"),
+        (replace(OUTPUT, iou_thr=1.5), TWO, "iou_thr"),
+        (replace(OUTPUT, min_size=-1.0), TWO, "min_size"),
+        (replace(OUTPUT, field_w=(20,)), TWO, "field_w"),
+        (replace(OUTPUT, field_w=(20, 0)), TWO, "field_w"),
+        (OUTPUT, (TWO[0], BlobType((2, 6, 2, 3))), "bottom"),
+        (OUTPUT, (BlobType((2, 5, 4, 5)), BlobType((2, 5, 2, 3))), "bottom"),
+        (DecodeBBox(), (BlobType((4, 12)), BlobType((4, 5))), "bottom"),
+        (DecodeBBox(), (BlobType((3, 8)), BlobType((4, 5))), "bottom"),
+        (DecodeBBox(), (BlobType((4, 8)), BlobType((4, 5)), BlobType((4, 6))), "bottom"),
+        (
+            DecodeBBox(phase=Phase.TRAIN),
+            (BlobType((4, 8)), BlobType((4, 5)), BlobType((3, 6))),
+            "bottom",
+        ),
+    ],
+)
+def test_regions_that_do_not_fit_are_refused(layer, shapes, setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        layer.infer(*shapes)
+    assert caught.value.setting == setting
 
 
 # -- its data --------------------------------------------------------------------------------------

@@ -134,6 +134,18 @@ def test_roi_pooling_is_the_maximum_of_bins(ph: int, pw: int) -> None:
     np.testing.assert_array_equal(run.tops[0], max_definition(x, REGIONS, ph, pw, 0.25))
 
 
+def test_roi_pooling_of_regions_with_a_margin() -> None:
+    x = distinct(2, 3, 7, 11)
+    layer = ROIPooling(spatial_scale=0.25, pooled_h=2, pooled_w=4, pad_ratio=0.25)
+    wider = REGIONS.copy()
+    for row in wider:
+        width, height = row[3] - row[1] + 1, row[4] - row[2] + 1
+        row[1:] += np.array([-width, -height, width, height]) / 4
+    want = max_definition(x, wider, 2, 4, 0.25)
+    np.testing.assert_array_equal(check_layer(layer, [x, REGIONS]).tops[0], want)
+    assert (want != max_definition(x, REGIONS, 2, 4, 0.25)).any()
+
+
 # Bins of sizes that are no fractions of two begin elsewhere in float32 than in float64, in Caffe
 # too; in these layers all sizes are such fractions.
 @pytest.mark.parametrize(
@@ -200,6 +212,7 @@ def test_regions_may_have_trailing_axes() -> None:
     ("layer", "operator"),
     [
         (ROIPooling(spatial_scale=0.25, pooled_h=2, pooled_w=4), "MaxRoiPool"),
+        (ROIPooling(spatial_scale=0.25, pooled_h=2, pooled_w=4, pad_ratio=0.25), "MaxRoiPool"),
         (ROIAlign(spatial_scale=0.25, pooled_h=2, pooled_w=3), "RoiAlign"),
         (ROIAlign(spatial_scale=0.25, pooled_h=2, pooled_w=3, sampling_ratio=2), "RoiAlign"),
     ],
@@ -301,6 +314,7 @@ def test_any_region_is_pooled(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("layer", "shapes", "setting"),
     [
+        (ROIPooling(1.0, 2, 2, pad_ratio=-0.5), ((1, 3, 4, 4), (2, 5)), "pad_ratio"),
         (ROIPooling(), ((1, 3, 4, 4), (2, 5)), "pooled_h"),
         (ROIPooling(pooled_h=2), ((1, 3, 4, 4), (2, 5)), "pooled_w"),
         (ROIPooling(pooled_h=2, pooled_w=2), ((1, 3, 4), (2, 5)), "bottom"),

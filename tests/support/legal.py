@@ -155,6 +155,16 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "CenterLoss": (Suits(("N C", "N"), {"num_output": 3}, {1: below(3)}, ("num_output",)),),
+    "BoxOutput": (
+        Suits(
+            ("2 7 2 3", "2 7 1 2"),
+            {
+                "field_h": (24, 40), "field_w": (20, 32), "downsample_rate": (16, 32),
+                "fg_thr": -1.0, "max_post_nms_num": 5,
+            },
+            fixed=("nms_type",), tops=(1, 2),
+        ),
+    ),
     "ChannelScale": (
         Suits(("N C H", "N 1 H"), fixed=("global_scale",)),
         Suits(("N C H", "N 1 H"), {"global_scale": True}, fixed=("global_scale",), tops=(1, 2)),
@@ -172,6 +182,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("1 C 8 8", "R 5"), {"crop_h": 3, "crop_w": 2}, {1: regions}),
     ),
     "Deconvolution": (Suits(("N 2 3 4",), {"num_output": 2, **_KERNEL}),),
+    "DecodeBBox": (Suits(("R 8", "R 5"), values={1: regions}),),
     "DenseCRF": (
         Suits(
             ("N 2 4 5", "N 1 1 2", "N 3 4 5"),
