@@ -37,9 +37,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "Deconvolution Dropout DummyData Eltwise EuclideanLoss Exp Flatten HDF5Data HDF5Output "
         "HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct Input LRN Local MVN "
         "MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize Pooling Power ROIPooling "
-        "ReLU Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split TanH "
-        "Threshold TripletLoss Unpooling WindowData",
-        "what the names of older formats mean",
+        "ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split "
+        "TanH Threshold TripletLoss Unpooling WindowData",
+        "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }
 
