@@ -381,17 +381,23 @@ class DetectionOutput(Layer):
     each prior; `code_type` says how they tell a box, and they are multiplied with the variances of
     the priors unless `variance_encoded_in_target`.
 
+    With five bottoms, or `objectness_score`, the detector is RefineDet's, of two steps. The fourth
+    bottom holds the scores of the first, (N, 2 * priors): nothing and object. Where that of an
+    object is below `objectness_score`, 0.01 unless set, the second step counts as sure that it is
+    class 0. The fifth, (N, 4 * priors), moves the priors before the locations move them again.
+
     Shapes: locations (N, 4 * priors), confidences (N, classes * priors), priors (1, 2, 4 * priors),
-    if wanted the images -> top (1, 1, R, 7): image, class, score, xmin, ymin, xmax, ymax in the
-    order of image, class and falling score. R is the number of objects; with none there is one row
-    for each image, with -1 for all but its number. In an exported net R is the largest number there
-    can be, N * keep_top_k as a rule, and rows that are left over hold -1. Equal scores: the lower
-    class and prior come first.
+    if wanted the images, or the two of the first step -> top (1, 1, R, 7): image, class, score,
+    xmin, ymin, xmax, ymax in the order of image, class and falling score. R is the number of
+    objects; with none there is one row for each image, with -1 for all but its number. In an
+    exported net R is the largest number there can be, N * keep_top_k as a rule, and rows that are
+    left over hold -1. Equal scores: the lower class and prior come first.
 
     `save_output_param` and `visualize`, by which the fork writes files and opens windows, do
-    nothing here, nor does the fourth bottom, the images to draw on.
+    nothing here, nor does the fourth bottom, where it is the images to draw on.
 
-    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016); two steps: Zhang et al., "Single-shot
+    refinement neural network for object detection", CVPR 2018, and their fork.
     """
 
     num_classes: int | None = None
@@ -406,9 +412,10 @@ class DetectionOutput(Layer):
     visualize: bool = False
     visualize_threshold: float | None = None
     save_file: str = ""
+    objectness_score: float | None = None
     transform_param: ImageTransform | None = None
 
-    bottoms: ClassVar[Arity] = between(3, 4)
+    bottoms: ClassVar[Arity] = between(3, 5)
     data_dependent: ClassVar[bool] = True
     pads: ClassVar[bool] = True
 
@@ -431,8 +438,43 @@ class DetectionOutput(Layer):
                 got="keep_top_k 0",
                 setting="keep_top_k",
             )
+        if self._has_steps(len(bottoms)):
+            self._check_first_step(bottoms, n_priors)
         rows = bottoms[0].shape[0] * self._selection.per_image(n_priors)
         return Signature((BlobType((1, 1, rows, DETECTION)),))
+
+    def _has_steps(self, n_bottoms: int) -> bool:
+        return n_bottoms > 4 or self.objectness_score is not None
+
+    @property
+    def _least_object(self) -> float:
+        return 0.01 if self.objectness_score is None else self.objectness_score
+
+    def _check_first_step(self, bottoms: tuple[BlobType, ...], n_priors: int) -> None:
+        if len(bottoms) < 4:
+            raise Refusal(
+                "objectness_score needs the scores of a first step",
+                expected="4 or 5 bottoms, the fourth of shape (N, 2 * priors)",
+                got=f"{len(bottoms)} bottoms",
+                setting="objectness_score",
+            )
+        n = bottoms[0].shape[0]
+        for blob, name, wanted in zip(bottoms[3:], ("scores", "locations"), (2, 4), strict=False):
+            if blob.axes < 2 or (blob.shape[0], blob.span(1)) != (n, n_priors * wanted):
+                raise Refusal(
+                    f"the {name} of the first step do not match the priors",
+                    expected=f"shape ({n}, {n_priors * wanted}): {wanted} for each of "
+                    f"{n_priors} priors",
+                    got=f"shape {blob}",
+                    setting="bottom",
+                )
+        if len(bottoms) > 4 and not self.share_location:
+            raise Refusal(
+                "the first step moves the priors for all classes alike",
+                expected="share_location: true, with five bottoms",
+                got="share_location: false",
+                setting="share_location",
+            )
 
     @property
     def _selection(self) -> Selection:
@@ -451,19 +493,28 @@ class DetectionOutput(Layer):
         n, n_priors, classes = len(location), len(priors), self.num_classes or 1
         labels = xp.asarray(self._selection.labels)
         per_prior = 1 if self.share_location else classes
-        boxes = self._decoded(xp, location.reshape(n, n_priors, per_prior, 4), priors, variances)
+        priors = priors[:, None]
+        if len(call.bottoms) > 4:
+            moves = call.bottoms[4].reshape(n, n_priors, 1, 4)
+            priors = self._decoded(xp, moves, priors, variances)
+        numbers = location.reshape(n, n_priors, per_prior, 4)
+        boxes = self._decoded(xp, numbers, priors, variances).swapaxes(1, 2)
         if not self.share_location:
             boxes = boxes[:, labels]
-        scores = confidence.reshape(n, n_priors, classes)[:, :, labels].transpose(0, 2, 1)
+        scores = confidence.reshape(n, n_priors, classes)
+        if self._has_steps(len(call.bottoms)):
+            objects = call.bottoms[3].reshape(n, n_priors, 2)[:, :, 1:]
+            scores = xp.where(objects < self._least_object, xp.arange(classes) == 0, scores)
+        scores = scores[:, :, labels].transpose(0, 2, 1)
         return (self._selection.detections(call, boxes, scores),)
 
     def _decoded(
         self, xp: ArrayNamespace, numbers: Array, priors: Array, variances: Array
     ) -> Array:
-        """Return the boxes (N, 1 or classes, priors, 4)."""
+        """Return the boxes (N, priors, 1 or classes, 4)."""
         if not self.variance_encoded_in_target:
             numbers = numbers * variances[:, None]
-        return decode(xp, numbers, priors[:, None], self.code_type).swapaxes(1, 2)
+        return decode(xp, numbers, priors, self.code_type)
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False,) * n_bottoms
@@ -479,7 +530,14 @@ class DetectionOutput(Layer):
         n, classes = bottoms[0].shape[0], self.num_classes or 1
         n_priors = BlobType(bottoms[2].shape).span(2) // 4
         # The k best of each class, sorted: all that follows counts in these.
-        scores = g.op("Transpose", g.reshape(bottoms[1], (n, n_priors, classes)), perm=[0, 2, 1])
+        scores = g.reshape(bottoms[1], (n, n_priors, classes))
+        if self._has_steps(len(bottoms)):
+            step = g.reshape(bottoms[3], (n, n_priors, 2))
+            objects = g.op("Gather", step, g.constant([1], "int64"), axis=2)
+            nothing = g.constant([[[float(label == 0) for label in range(classes)]]])
+            below = g.op("Less", objects, g.constant(self._least_object))
+            scores = g.op("Where", below, nothing, scores)
+        scores = g.op("Transpose", scores, perm=[0, 2, 1])
         scores = g.op("Gather", scores, g.constant(list(selection.labels), "int64"), axis=1)
         scores, order = selection.lower_order(g, scores)
         boxes = self._lower_sorted(g, bottoms, order, list(selection.labels))
@@ -498,9 +556,10 @@ class DetectionOutput(Layer):
         priors, variances = (
             g.op("Gather", table, g.constant(part, "int64"), axis=0) for part in (0, 1)
         )
-        if not self.variance_encoded_in_target:
-            numbers = g.op("Mul", numbers, variances)
-        boxes = lower_decode(g, numbers, priors, self.code_type)
+        if len(bottoms) > 4:
+            moves = g.reshape(bottoms[4], (n, n_priors, 1, 4))
+            priors = self._lower_decoded(g, moves, priors, variances)
+        boxes = self._lower_decoded(g, numbers, priors, variances)
         if self.share_location:
             boxes = g.reshape(boxes, (n, n_priors, 4))
             found = g.op("GatherND", boxes, g.reshape(order, (n, count * k, 1)), batch_dims=1)
@@ -511,6 +570,13 @@ class DetectionOutput(Layer):
             "GatherND", boxes, g.reshape(order, (n, count, k, 1)), batch_dims=2
         )
         return sorted_boxes
+
+    def _lower_decoded(
+        self, g: OnnxBuilder, numbers: Value, priors: Value, variances: Value
+    ) -> Value:
+        if not self.variance_encoded_in_target:
+            numbers = g.op("Mul", numbers, variances)
+        return lower_decode(g, numbers, priors, self.code_type)
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return 2 * bottoms[0].count

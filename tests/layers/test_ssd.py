@@ -235,7 +235,13 @@ def detected_slowly(layer: DetectionOutput, bottoms: list[np.ndarray]) -> list[l
     boxes, variances = bottoms[2].reshape(2, -1, 4)
     n, classes = len(location), layer.num_classes or 0
     location = location.reshape(n, len(boxes), -1, 4)
-    confidence = confidence.reshape(n, len(boxes), classes)
+    confidence = confidence.reshape(n, len(boxes), classes).copy()
+    if len(bottoms) > 3:
+        least = 0.01 if layer.objectness_score is None else layer.objectness_score
+        for i, p in np.ndindex(n, len(boxes)):
+            if bottoms[3][i, 2 * p + 1] < least:
+                confidence[i, p] = [1] + [0] * (classes - 1)
+    moves = bottoms[4].reshape(n, -1, 4) if len(bottoms) > 4 else None
     floor = -math.inf if layer.confidence_threshold is None else layer.confidence_threshold
     top_k = layer.nms_param.top_k
     rows = []
@@ -252,7 +258,10 @@ def detected_slowly(layer: DetectionOutput, bottoms: list[np.ndarray]) -> list[l
             limit, kept = layer.nms_param.nms_threshold, []
             for p in order:
                 place = 0 if layer.share_location else label
-                box = decoded_slowly(location[image, p, place], boxes[p], variances[p], layer)
+                prior = boxes[p]
+                if moves is not None:
+                    prior = np.array(decoded_slowly(moves[image, p], prior, variances[p], layer))
+                box = decoded_slowly(location[image, p, place], prior, variances[p], layer)
                 if all(jaccard_slowly(box, other) <= limit for other in kept):
                     kept.append(box)
                     found.append([image, label, scores[p], *box])
@@ -311,6 +320,50 @@ def test_detections_one_by_one(layer: DetectionOutput, images: int, n: int, seed
     (top,) = check_layer(layer, bottoms, gradient=False).tops
     got, want = without_padding(top), np.array(detected_slowly(layer, bottoms)).reshape(-1, 7)
     assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("code", [CodeType.CENTER_SIZE, CodeType.CORNER])
+@pytest.mark.parametrize(("score", "n_bottoms"), [(None, 5), (0.4, 5), (0.4, 4)])
+@pytest.mark.parametrize("background", [0, -1])
+def test_detections_in_two_steps(code, score: float | None, n_bottoms: int, background) -> None:
+    layer = DetectionOutput(
+        num_classes=3,
+        background_label_id=background,
+        code_type=code,
+        nms_param=NmsParam(0.45),
+        keep_top_k=20,
+        confidence_threshold=0.1,
+        objectness_score=score,
+    )
+    bottoms = bottoms_for(layer, 2, 12, 3)
+    rng = np.random.default_rng(4)
+    objects = rng.random((2, 24))
+    moves = rng.standard_normal((2, 48)) * 0.3
+    bottoms = [*bottoms, objects, moves][:n_bottoms]
+    (top,) = check_layer(layer, bottoms, gradient=False).tops
+    got, want = without_padding(top), np.array(detected_slowly(layer, bottoms)).reshape(-1, 7)
+    assert_close(got, want, rtol=1e-9, atol=1e-9)
+    one_step = np.array(detected_slowly(replace(layer, objectness_score=None), bottoms[:3]))
+    assert len(got) > 2 and not np.array_equal(got, one_step)
+    check_lowering(layer, bottoms)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shapes", "setting"),
+    [
+        ({"objectness_score": 0.1}, [], "objectness_score"),
+        ({}, [(2, 11), (2, 24)], "bottom"),
+        ({}, [(2, 12), (2, 23)], "bottom"),
+        ({"objectness_score": 0.1}, [(1, 12)], "bottom"),
+        ({"share_location": False}, [(2, 12), (2, 24)], "share_location"),
+    ],
+)
+def test_first_steps_that_do_not_fit(settings, shapes, setting: str) -> None:
+    layer = DetectionOutput(num_classes=3, **settings)
+    found = [BlobType(b.shape) for b in bottoms_for(layer, 2, 6, 1)]
+    with pytest.raises(Refusal) as caught:
+        layer.infer(*found, *map(BlobType, shapes))
+    assert caught.value.setting == setting
 
 
 def spelled(layer: DetectionOutput) -> str:
