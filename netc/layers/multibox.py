@@ -14,7 +14,9 @@ from netc.layers.registry import layer
 from netc.layers.softmax import softmax
 from netc.layers.ssd import (
     ALIKE,
+    LEAST_OBJECT,
     check_classes,
+    check_first_step,
     check_predictions,
     split_priors,
     with_content,
@@ -34,7 +36,7 @@ from netc.layers.types import (
     Refusal,
     Signature,
     Value,
-    exactly,
+    between,
 )
 
 # A prior with a smaller area takes no part in the suppression of hard examples.
@@ -99,15 +101,22 @@ class MultiBoxLoss(Loss):
     of images (BATCH_SIZE), of all priors of all images (FULL) or 1, and at least 1. A loss whose
     `propagate_down` is false is left out.
 
+    A fifth and a sixth bottom are the first step of RefineDet, whose second this loss trains:
+    scores (N, 2 * priors), nothing and object, and locations (N, 4 * priors). No prior is a
+    negative whose score of an object is below `objectness_score`, 0.01 unless set; the locations
+    move the priors of each image. With `objectness_score` and two classes, of both steps, every
+    object is class 1.
+
     Shapes: locations (N, 4 * priors), confidences (N, classes * priors), priors (1, 2, 4 * priors),
-    objects (1, 1, G, 8) -> loss (). Objects of image -1 do not exist, difficult ones only with
-    `use_difficult_gt`. Gradients reach locations and confidences; with `encode_variance_in_target`
-    that of the locations lacks the factor 1 / variance, as in the fork. With LOGISTIC and no mining
-    the fork's labels are right for the first image only; here they are for all.
+    objects (1, 1, G, 8), if wanted the first step -> loss (). Objects of image -1 do not exist,
+    difficult ones only with `use_difficult_gt`. Gradients reach locations and confidences; with
+    `encode_variance_in_target` that of the locations lacks the factor 1 / variance, as in the fork.
+    With LOGISTIC and no mining the fork's labels are right for the first image only; here they are
+    for all.
 
     ONNX: none, the matching is a loop over objects; the deployed net detects.
 
-    Source: SSD's fork of Caffe (Liu et al., ECCV 2016).
+    Source: SSD's fork of Caffe (Liu et al., ECCV 2016); two steps: Zhang et al., CVPR 2018.
     """
 
     num_classes: int | None = None
@@ -132,11 +141,12 @@ class MultiBoxLoss(Loss):
     map_object_to_agnostic: bool = False
     ignore_cross_boundary_bbox: bool = False
     bp_inside: bool = False
+    objectness_score: float | None = None
     normalization: Normalization | None = None
     normalize: bool | None = None
     propagate_down: tuple[bool, ...] = ()
 
-    bottoms: ClassVar[Arity] = exactly(4)
+    bottoms: ClassVar[Arity] = between(4, 6)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         classes, n_priors = check_predictions(
@@ -153,6 +163,9 @@ class MultiBoxLoss(Loss):
                 setting="bottom",
             )
         n = bottoms[0].shape[0]
+        if len(bottoms) > 4:
+            check_first_step(bottoms[4:], n, n_priors)
+            self._check_second_step(len(bottoms))
         kept = (
             KeptType("target", (n, n_priors), "int32"),
             KeptType("difference", (n, n_priors, bottoms[0].span(1) // n_priors)),
@@ -203,11 +216,26 @@ class MultiBoxLoss(Loss):
                 setting="sample_size",
             )
 
+    def _check_second_step(self, n_bottoms: int) -> None:
+        asked = {"mining_type": self.mining_type is MiningType.MAX_NEGATIVE}
+        asked["nms_param"] = self.nms_param is None
+        if n_bottoms > 5:
+            asked["use_prior_for_matching"] = self.use_prior_for_matching
+        for setting, right in asked.items():
+            if not right:
+                raise Refusal(
+                    f"a second step with another {setting} is not defined",
+                    expected="mining_type: MAX_NEGATIVE, no nms_param, and with six bottoms "
+                    "use_prior_for_matching: true",
+                    got=f"{n_bottoms} bottoms, and this {setting}",
+                    setting=setting,
+                )
+
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (True, True, False, False)
+        return (True, True, *(False,) * (n_bottoms - 2))
 
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False, False, True)
+        return tuple(index == 3 for index in range(n_bottoms))
 
     def _divisor(self, call: ForwardCall | BackwardCall, matched: Array) -> Array | float:
         """Return M, at least 1."""
@@ -252,8 +280,9 @@ class MultiBoxLoss(Loss):
                     xp,
                     location[image],
                     confidence[image],
-                    (priors, variances),
+                    self._moved(call, image, priors, variances),
                     own,
+                    self._absent(call, image),
                     (target[image], difference[image].reshape(n_priors, -1, 4)),
                 )
         matched[...] = count
@@ -265,6 +294,22 @@ class MultiBoxLoss(Loss):
             loss = loss + self._confidence_costs(xp, confidence[chosen], target[chosen]).sum()
         return (loss / self._divisor(call, matched),)
 
+    def _moved(
+        self, call: ForwardCall, image: int, priors: Array, variances: Array
+    ) -> tuple[Array, Array]:
+        """Return the priors of an image, where the first step moves them to, and variances."""
+        if len(call.bottoms) < 6:
+            return priors, variances
+        moves = call.bottoms[5][image].reshape(-1, 4)
+        return self._predicted(moves, (priors, variances), call.xp), variances
+
+    def _absent(self, call: ForwardCall, image: int) -> Array | None:
+        """Return at which priors the first step saw nothing."""
+        if len(call.bottoms) < 5:
+            return None
+        least = LEAST_OBJECT if self.objectness_score is None else self.objectness_score
+        return call.bottoms[4][image].reshape(-1, 2)[:, 1] < least
+
     def _objects(self, xp: ArrayNamespace, bottom: Array, classes: int) -> Array:
         """Return the rows of objects that count, their classes checked."""
         rows = with_content(xp, bottom.reshape(-1, OBJECT))
@@ -274,6 +319,9 @@ class MultiBoxLoss(Loss):
             rows[:, 1] = labels = xp.where(
                 labels == self.background_label_id, labels, self.background_label_id + 1
             )
+        elif self.objectness_score is not None and classes == 2:
+            rows = rows.copy()
+            rows[:, 1] = labels = xp.minimum(labels, 1)
         check_classes(xp, labels, classes, self.background_label_id, "an object")
         return rows if self.use_difficult_gt else rows[rows[:, 7] == 0]
 
@@ -284,6 +332,7 @@ class MultiBoxLoss(Loss):
         confidence: Array,
         priors: tuple[Array, Array],
         objects: Array,
+        absent: Array | None,
         kept: tuple[Array, Array],
     ) -> int:
         """Fill targets and differences of an image; return how many priors have an object.
@@ -294,6 +343,8 @@ class MultiBoxLoss(Loss):
         target, difference = kept
         labels = xp.trunc(objects[:, 1]).astype("int32")
         index, overlaps = self._matches(xp, location, priors, objects, labels)
+        if absent is not None:
+            index = xp.where((index == NO_OBJECT) & absent[:, None], LEFT_OUT, index)
         found = self._differences(xp, location, priors, objects, index)
         if self.mining_type is not MiningType.NONE:
             index = index[:, 0]
@@ -478,7 +529,7 @@ class MultiBoxLoss(Loss):
         xp, (target, difference, matched) = call.xp, call.kept
         location, confidence = call.bottoms[:2]
         weight = call.top_diffs[0] / self._divisor(call, matched)
-        found: list[Array | None] = [None] * 4
+        found: list[Array | None] = [None] * len(call.bottoms)
         if call.wants_bottoms[0]:
             slope = difference
             if self.loc_loss_type is LocationLoss.SMOOTH_L1:

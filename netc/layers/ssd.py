@@ -41,6 +41,8 @@ from netc.layers.types import (
 
 # Aspect ratios that differ by less are one; overlaps that are not above it are none.
 ALIKE = 1e-6
+# The least score of an object in RefineDet's first step, where the text gives none.
+LEAST_OBJECT = 0.01
 
 
 @layer("PriorBox", "prior_box_param", aliases=("PriorBoxClustered",))
@@ -328,6 +330,19 @@ def check_predictions(
     return classes, n_priors
 
 
+def check_first_step(given: tuple[BlobType, ...], n: int, n_priors: int) -> None:
+    """Refuse scores, and locations where they are given, of RefineDet's first step."""
+    for blob, name, wanted in zip(given, ("scores", "locations"), (2, 4), strict=False):
+        if blob.axes < 2 or (blob.shape[0], blob.span(1)) != (n, n_priors * wanted):
+            raise Refusal(
+                f"the {name} of the first step do not match the priors",
+                expected=f"shape ({n}, {n_priors * wanted}): {wanted} for each of "
+                f"{n_priors} priors",
+                got=f"shape {blob}",
+                setting="bottom",
+            )
+
+
 def split_priors(xp: ArrayNamespace, bottom: Array, code: CodeType) -> tuple[Array, Array]:
     """Return the priors and their variances, each (priors, 4)."""
     boxes, variances = bottom.reshape(2, -1, 4)
@@ -448,7 +463,7 @@ class DetectionOutput(Layer):
 
     @property
     def _least_object(self) -> float:
-        return 0.01 if self.objectness_score is None else self.objectness_score
+        return LEAST_OBJECT if self.objectness_score is None else self.objectness_score
 
     def _check_first_step(self, bottoms: tuple[BlobType, ...], n_priors: int) -> None:
         if len(bottoms) < 4:
@@ -458,16 +473,7 @@ class DetectionOutput(Layer):
                 got=f"{len(bottoms)} bottoms",
                 setting="objectness_score",
             )
-        n = bottoms[0].shape[0]
-        for blob, name, wanted in zip(bottoms[3:], ("scores", "locations"), (2, 4), strict=False):
-            if blob.axes < 2 or (blob.shape[0], blob.span(1)) != (n, n_priors * wanted):
-                raise Refusal(
-                    f"the {name} of the first step do not match the priors",
-                    expected=f"shape ({n}, {n_priors * wanted}): {wanted} for each of "
-                    f"{n_priors} priors",
-                    got=f"shape {blob}",
-                    setting="bottom",
-                )
+        check_first_step(bottoms[3:], bottoms[0].shape[0], n_priors)
         if len(bottoms) > 4 and not self.share_location:
             raise Refusal(
                 "the first step moves the priors for all classes alike",

@@ -72,7 +72,8 @@ class Slowly:
 
     def __init__(self, layer: MultiBoxLoss, bottoms: list[np.ndarray]) -> None:
         self.layer = layer
-        self.boxes, self.variances = bottoms[2].reshape(2, -1, 4).tolist()
+        self.priors, self.variances = bottoms[2].reshape(2, -1, 4).tolist()
+        self.boxes = self.priors
         self.n, self.p = len(bottoms[0]), len(self.boxes)
         self.location = bottoms[0].reshape(self.n, self.p, -1, 4)
         self.confidence = bottoms[1].reshape(self.n, self.p, -1)
@@ -82,9 +83,22 @@ class Slowly:
         # Prior and class of each location in the loss, prior and class of each confidence.
         self.located: set[tuple[int, int, int]] = set()
         self.chosen: dict[tuple[int, int], int] = {}
+        least = 0.01 if layer.objectness_score is None else layer.objectness_score
         for image in range(self.n):
+            self.absent: set[int] = set()
+            if len(bottoms) > 4:
+                self.absent = {p for p in range(self.p) if bottoms[4][image, 2 * p + 1] < least}
+            if len(bottoms) > 5:
+                moves = bottoms[5][image].reshape(-1, 4).tolist()
+                self.boxes = [self.moved(p, moves[p]) for p in range(self.p)]
             self.one(image)
         self.loss = self.total()
+
+    def moved(self, prior: int, numbers: Box) -> Box:
+        """The prior of one image, where the first of two steps moves it to."""
+        if not self.layer.encode_variance_in_target:
+            numbers = [v * n for v, n in zip(self.variances[prior], numbers, strict=True)]
+        return decoded(numbers, self.priors[prior], self.layer.code_type)
 
     def box(self, image: int, prior: int, place: int) -> Box:
         numbers = self.location[image, prior, place].tolist()
@@ -208,6 +222,7 @@ class Slowly:
         count = layer.sample_size
         if layer.mining_type is MiningType.MAX_NEGATIVE:
             places = [p for p in places if index[p] == -1 and most[p] < layer.neg_overlap]
+            places = [p for p in places if p not in self.absent]
             count = int(sum(i >= 0 for i in index) * layer.neg_pos_ratio)
         places.sort(key=lambda p: -costs[p])
         if layer.nms_param and layer.nms_param.nms_threshold > 0:
@@ -296,6 +311,68 @@ def test_by_the_definition(layer: MultiBoxLoss, images: int, n: int, seed: int) 
     assert_close(run.tops[0], np.array(want.loss), rtol=1e-9, atol=1e-9)
     for (image, prior), label in np.ndenumerate(run.kept[0]):
         assert want.chosen.get((image, prior), -2) == label
+
+
+@given(losses(), st.integers(5, 6), st.integers(2, 14), st.integers(0, 999))
+@settings(max_examples=100, deadline=None)
+def test_second_steps_by_the_definition(
+    drawn: MultiBoxLoss, n_bottoms: int, n: int, seed: int
+) -> None:
+    layer = replace(
+        drawn,
+        share_location=True,
+        mining_type=MiningType.MAX_NEGATIVE,
+        do_neg_mining=None,
+        nms_param=None,
+        use_prior_for_matching=n_bottoms == 6 or drawn.use_prior_for_matching,
+        # Boxes that were moved keep their area with this one.
+        code_type=CodeType.CENTER_SIZE,
+        objectness_score=None if seed % 2 else 0.4,
+    )
+    rng = np.random.default_rng(seed)
+    step = [rng.random((2, 2 * n)), rng.standard_normal((2, 4 * n)) * 0.3]
+    bottoms = [*bottoms_for(layer, 2, n, seed), *step][:n_bottoms]
+    run = check_layer(layer, bottoms, gradient=not layer.encode_variance_in_target)
+    want = Slowly(layer, bottoms)
+    assert run.kept[2][0] == want.matched
+    assert_close(run.tops[0], np.array(want.loss), rtol=1e-9, atol=1e-9)
+    for (image, prior), label in np.ndenumerate(run.kept[0]):
+        assert want.chosen.get((image, prior), -2) == label
+
+
+def test_no_negative_where_the_first_step_saw_nothing() -> None:
+    bottoms = [np.zeros((1, 8)), np.zeros((1, 6)), TWO, objects([(0, 2, 0, 0, 0.5, 0.5)])]
+    absent = np.array([[1.0, 0, 1, 0]])
+    run = forward(PERFECT, [*bottoms, absent])
+    assert run.tops[0] == pytest.approx(math.log(3))
+    assert forward(PERFECT, [*bottoms, 1 - absent]).tops[0] == pytest.approx(2 * math.log(3))
+
+
+def test_two_steps_call_every_object_class_1_where_there_are_two_classes() -> None:
+    layer = replace(PERFECT, num_classes=2, objectness_score=0.01)
+    rows = [objects([(0, label, 0, 0, 0.5, 0.5)]) for label in (1, 7)]
+    tops = [
+        forward(layer, [np.zeros((1, 8)), np.ones((1, 4)), TWO, found]).tops[0] for found in rows
+    ]
+    assert tops[0] == tops[1] == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shapes", "setting"),
+    [
+        ({}, [(1, 3)], "bottom"),
+        ({}, [(1, 4), (1, 7)], "bottom"),
+        ({"mining_type": MiningType.NONE}, [(1, 4)], "mining_type"),
+        ({"nms_param": NmsParam()}, [(1, 4)], "nms_param"),
+        ({"use_prior_for_matching": False}, [(1, 4), (1, 8)], "use_prior_for_matching"),
+    ],
+)
+def test_second_steps_refused(settings, shapes, setting: str) -> None:
+    layer = replace(PERFECT, **settings)
+    found = [(1, 8), (1, 6), (1, 2, 8), (1, 1, 1, 8), *shapes]
+    with pytest.raises(Refusal) as caught:
+        layer.infer(*map(BlobType, found))
+    assert caught.value.setting == setting
 
 
 def test_gradient_with_variances_in_the_target_lacks_them() -> None:
