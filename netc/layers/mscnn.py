@@ -17,7 +17,7 @@ from typing import ClassVar
 from netc.layers.boxes import overlap, suppress
 from netc.layers.data import Reader
 from netc.layers.losses import FLT_MIN, Loss
-from netc.layers.proposal import ANY_SCORE, NO_SCORE, check_fraction
+from netc.layers.proposal import ANY_SCORE, NO_SCORE, BBoxRegParam, check_fraction, check_rows
 from netc.layers.registry import layer
 from netc.layers.roi import REGION, check_maps, check_regions
 from netc.layers.softmax import softmax
@@ -47,44 +47,14 @@ from netc.layers.types import (
 BOX, LABEL = 4, 6
 # The values of an object: image, x1, y1, x2, y2, class, ignored.
 OBJECT = 7
+# The values of a match: class, x1, y1, x2, y2, overlap. Those that overlap more are true boxes.
+MATCH, TRUE_BOX = 6, 0.975
 # What BoxOutput gives where it finds nothing: some region of image 0.
 NO_REGION = (0, 1, 1, 10, 10)
 # The shortest side of a true box that the loss knows, in pixels.
 LEAST_SIDE = 2
 # Background positions that are learnt where there are few objects or none, for each class.
 LEAST_BACKGROUND = 4
-
-
-@dataclass(frozen=True, slots=True)
-class BBoxRegParam:
-    """A `bbox_reg_param` message: the box that a net predicts is `(box - bbox_mean) / bbox_std`.
-
-    Four values each for x, y, width and height; with one of the lists empty the other has no
-    effect, and boxes are predicted as they are. `cls_aware` says that each class has a box of its
-    own; maps have one box for all classes, and do not look at it.
-    """
-
-    bbox_mean: tuple[float, ...] = ()
-    bbox_std: tuple[float, ...] = ()
-    cls_aware: bool = True
-
-    def check(self) -> None:
-        """Raise `Refusal` for lists that are not four values, or deviations not above 0."""
-        for name, values in (("bbox_mean", self.bbox_mean), ("bbox_std", self.bbox_std)):
-            if len(values) not in (0, BOX) or (name == "bbox_std" and min(values, default=1) <= 0):
-                raise Refusal(
-                    f"{name} does not fit",
-                    expected="four values: x, y, width, height"
-                    + (", all above 0" if name == "bbox_std" else ""),
-                    got=f"{len(values)}: {' '.join(f'{v:g}' for v in values)}",
-                    setting="bbox_reg_param",
-                )
-
-    def values(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return means and deviations."""
-        if self.bbox_mean and self.bbox_std:
-            return self.bbox_mean, self.bbox_std
-        return (0.0,) * BOX, (1.0,) * BOX
 
 
 @dataclass(frozen=True, slots=True)
@@ -816,6 +786,96 @@ class DecodeBBox(Layer):
         used = g.op("MatMul", g.op("Abs", regions), g.constant([[1.0]] * REGION))
         rows = g.op("Where", g.op("Greater", used, g.constant(0.0)), rows, g.constant(0.0))
         return (g.reshape(rows, shape),)
+
+
+@layer("BboxAccuracy")
+@dataclass(frozen=True)
+class BboxAccuracy(Layer):
+    """How well regions fit their objects: predicted ones, and as they were before.
+
+    Means of intersection over union with the true box, over regions of class 1 or more that overlap
+    it by at most 0.975: true boxes, which are regions too, do not count. A predicted region has the
+    centre (x + dx w, y + dy h) and the size (w exp(dw), h exp(dh)) of its class's box; without
+    `cls_aware` there is one box for all classes. -1 where nothing counts.
+
+    Shapes: predictions (R, 4 K), without `cls_aware` (R, 8), regions (R, 5), matches (R, 6) as
+    ProposalTarget gives them: class, true box, overlap -> tops (1, 1, 1, 1).
+
+    ONNX: none, it measures what a net outputs; the deployed net ends with the predictions.
+
+    Source: the forks of Caffe of MS-CNN and Cascade R-CNN.
+    """
+
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+
+    bottoms: ClassVar[Arity] = exactly(3)
+    tops: ClassVar[Arity] = between(1, 2)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        predictions, regions, matches = bottoms
+        self.bbox_reg_param.check()
+        count = check_regions(regions)
+        channels = predictions.shape[1] if predictions.axes > 1 else 0
+        if not self.bbox_reg_param.cls_aware:
+            channels = 2 * BOX
+        check_rows(predictions, 0, max(channels // BOX * BOX, 2 * BOX), count)
+        check_rows(matches, 2, MATCH, count)
+        one = BlobType((1, 1, 1, 1))
+        return Signature((one, one))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp = call.xp
+        count = len(call.bottoms[0])
+        predictions, regions, matches = (
+            b.reshape(count, b.size // max(count, 1)) for b in call.bottoms
+        )
+        (rows,) = xp.nonzero((matches[:, 0] >= 1) & (matches[:, -1] <= TRUE_BOX))
+        if not len(rows):
+            none = xp.full((1, 1, 1, 1), -1, predictions.dtype)
+            return (none, none)[: max(len(call.out), 1)]
+        matches, regions = matches[rows], regions[rows, 1:]
+        classes = matches[:, 0].astype("int64")
+        if not self.bbox_reg_param.cls_aware:
+            classes = xp.minimum(classes, 1)
+        n_classes = predictions.shape[1] // BOX
+        if bool((classes >= n_classes).any()):
+            raise Refusal(
+                "a class that has no predictions",
+                expected=f"classes 0..{n_classes - 1} in bottom 2",
+                got=f"{int(classes.max())}",
+                setting="bottom",
+            )
+        mean, std = (xp.asarray(v, predictions.dtype) for v in self.bbox_reg_param.values())
+        moves = predictions.reshape(count, n_classes, BOX)[rows, classes] * std + mean
+        # From edge to edge: the last pixel ends where the next begins.
+        edges = xp.asarray((0, 0, 1, 1), predictions.dtype)
+        before, true = regions + edges, matches[:, 1:REGION] + edges
+        size = before[:, 2:] - before[:, :2]
+        centre = before[:, :2] + size / 2 + moves[:, :2] * size
+        half = size * xp.exp(moves[:, 2:]) / 2
+        after = xp.concatenate((centre - half, centre + half), axis=1)
+        tops = (overlap(xp, boxes, true).mean().reshape(1, 1, 1, 1) for boxes in (after, before))
+        return tuple(tops)[: max(len(call.out), 1)]
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False, True, True)
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return bottoms[1].count
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the comparison with true boxes has no ONNX form",
+            hint="export the predictions: bottom 0 of this layer",
+        )
+
+    def deployed(self) -> Layer | None:
+        return None
 
 
 @layer("ImageGtData", "image_gt_data_param")

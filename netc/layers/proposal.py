@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from netc.layers.registry import layer
 from netc.layers.roi import check_maps, check_regions
@@ -22,6 +22,7 @@ from netc.layers.types import (
     Array,
     ArrayNamespace,
     BlobType,
+    CodeHost,
     ForwardCall,
     Layer,
     OnnxBuilder,
@@ -41,6 +42,11 @@ SCALES = (8.0, 16.0, 32.0)
 #: What py-faster-rcnn's configuration says for the two phases.
 PRE_NMS_TOPN = {Phase.TRAIN: 12000, Phase.TEST: 6000}
 POST_NMS_TOPN = {Phase.TRAIN: 2000, Phase.TEST: 300}
+
+# The values of a true box of several images: image, x1, y1, x2, y2, class, ignored.
+TRUTH = 7
+# The least side of a region drawn at random, in pixels, and how often one is drawn anew.
+SIDE, TRIES = 32, 1000
 
 # A score below all others, for regions that do not count, and a threshold just above it.
 NO_SCORE, ANY_SCORE = -3.0e38, -2.9e38
@@ -199,6 +205,51 @@ def check_four(layer: Layer, *names: str) -> None:
                 got=f"{len(values)}: {' '.join(f'{v:g}' for v in values)}",
                 setting=name,
             )
+
+
+def check_rows(blob: BlobType, index: int, columns: int, count: int | None = None) -> int:
+    """Refuse what is not rows (R, columns), R being `count` if given; return their number."""
+    rows = blob.shape[0] if blob.axes and count is None else count
+    if blob.shape[:2] != (rows, columns) or blob.span(2) != 1:
+        raise Refusal(
+            f"bottom {index} does not hold the rows that belong here",
+            expected=f"shape ({'R' if count is None else count}, {columns})",
+            got=f"shape {blob}",
+            setting="bottom",
+        )
+    return blob.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BBoxRegParam:
+    """A `bbox_reg_param` message: the box that a net predicts is `(box - bbox_mean) / bbox_std`.
+
+    Four values each for x, y, width and height; with one of the lists empty the other has no
+    effect, and boxes are predicted as they are. `cls_aware` says that each class has a box of its
+    own; maps have one box for all classes, and do not look at it.
+    """
+
+    bbox_mean: tuple[float, ...] = ()
+    bbox_std: tuple[float, ...] = ()
+    cls_aware: bool = True
+
+    def check(self) -> None:
+        """Raise `Refusal` for lists that are not four values, or deviations not above 0."""
+        for name, values in (("bbox_mean", self.bbox_mean), ("bbox_std", self.bbox_std)):
+            if len(values) not in (0, 4) or (name == "bbox_std" and min(values, default=1) <= 0):
+                raise Refusal(
+                    f"{name} does not fit",
+                    expected="four values: x, y, width, height"
+                    + (", all above 0" if name == "bbox_std" else ""),
+                    got=f"{len(values)}: {' '.join(f'{v:g}' for v in values)}",
+                    setting="bbox_reg_param",
+                )
+
+    def values(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return means and deviations."""
+        if self.bbox_mean and self.bbox_std:
+            return self.bbox_mean, self.bbox_std
+        return (0.0,) * 4, (1.0,) * 4
 
 
 @dataclass(frozen=True)
@@ -557,6 +608,8 @@ class ProposalTarget(Layer):
 
     ONNX: none, it makes targets for training.
 
+    With `cls_num` the layer is that of MS-CNN, ImageProposalTarget, which has other settings.
+
     Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn and, `agnostic`, of
     R-FCN, whose configurations have these settings.
     """
@@ -572,12 +625,33 @@ class ProposalTarget(Layer):
     bbox_normalize_stds: tuple[float, ...] = ()
     bbox_inside_weights: tuple[float, ...] = ()
     agnostic: bool = False
+    cls_num: int | None = None
+    num_img_per_batch: int = 4
+    fg_thr: float = 0.5
+    bg_thr_hg: float = 0.5
+    bg_thr_lw: float = 0.1
+    img_width: int = 0
+    img_height: int = 0
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
 
     bottoms: ClassVar[Arity] = exactly(2)
     tops: ClassVar[Arity] = exactly(5)
     data_dependent: ClassVar[bool] = True
     pads: ClassVar[bool] = True
     stops_gradients: ClassVar[bool] = True
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        if self.cls_num is None:
+            return self
+        names = [f.name for f in fields(ImageProposalTarget)]
+        if self.num_classes:
+            raise Refusal(
+                "num_classes and cls_num exclude each other",
+                expected="cls_num and its settings: " + ", ".join(names),
+                got=f"num_classes {self.num_classes}, cls_num {self.cls_num}",
+                setting="num_classes",
+            )
+        return ImageProposalTarget(**{name: getattr(self, name) for name in names})
 
     def infer(self, *bottoms: BlobType) -> Signature:
         regions, truth = bottoms
@@ -683,6 +757,201 @@ class ProposalTarget(Layer):
             for found, n in ((foreground, n_foreground), (background, n_background))
         ]
         return xp.concatenate(parts), n_foreground
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse("targets belong to training", hint="export the net for testing")
+
+
+@layer("ImageProposalTarget", "proposal_target_param")
+@dataclass(frozen=True)
+class ImageProposalTarget(Layer):
+    """A training batch for the second stage, of regions of several images: MS-CNN's ProposalTarget.
+
+    A layer of type ProposalTarget with `cls_num` becomes this one.
+
+    True boxes are regions too. A region belongs to the true box of its image that it overlaps most.
+    With an overlap of at least `fg_thr` it has that box's class (or none at all, and is left out,
+    if the box is ignored), with one in `bg_thr_lw` <= o < `bg_thr_hg` class 0. Of `batch_size`
+    regions at most `fg_fraction` have a class above 0, the rest class 0, chosen at random; if those
+    are too few, other regions follow in their order, as class 0, and then boxes drawn at random in
+    images of `img_width` x `img_height` that overlap no true box by `fg_thr`. With a `batch_size`
+    of -1 all regions with a class are chosen.
+
+    Targets are the shifts to the true box, without `bbox_mean` and divided by `bbox_std` of
+    `bbox_reg_param`, at the class's four places (without its `cls_aware` at class 1's of two), with
+    weights of 1.
+
+    Shapes: regions (R, 5), truth (G, 7) as image, x1, y1, x2, y2, class, ignored -> regions (B, 5),
+    labels (B, 1, 1, 1), targets, inside weights and outside weights (B, 4K), matches (B, 6): class,
+    true box, overlap, zeros for class 0. B is `batch_size`, or for -1 at most R + G; where the
+    shape must stay, those chosen then fill it up again and again. No gradient.
+
+    ONNX: none, it makes targets for training.
+
+    Source: Z. Cai et al., "A Unified Multi-scale Deep Convolutional Neural Network for Fast Object
+    Detection", ECCV 2016, and its fork of Caffe, whose weights of regions are not read.
+    """
+
+    cls_num: int = 0
+    batch_size: int = 128
+    fg_fraction: float = 0.25
+    num_img_per_batch: int = 4
+    fg_thr: float = 0.5
+    bg_thr_hg: float = 0.5
+    bg_thr_lw: float = 0.1
+    img_width: int = 0
+    img_height: int = 0
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+
+    bottoms: ClassVar[Arity] = exactly(2)
+    tops: ClassVar[Arity] = exactly(6)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        regions, truth = bottoms
+        self.bbox_reg_param.check()
+        check_fraction(self, "fg_fraction", "fg_thr", "bg_thr_hg", "bg_thr_lw")
+        check_positive(self, "num_img_per_batch", "fg_thr")
+        for name, wrong, expected in (
+            ("cls_num", self.cls_num < 2, "the number of classes, the background included"),
+            ("bg_thr_hg", self.bg_thr_hg > self.fg_thr, f"at most fg_thr, {self.fg_thr:g}"),
+            ("batch_size", self.batch_size < -1 or not self.batch_size, "above 0, or -1 for all"),
+            ("img_width", self.batch_size > 0 and self.img_width <= SIDE, f"above {SIDE}"),
+            ("img_height", self.batch_size > 0 and self.img_height <= SIDE, f"above {SIDE}"),
+        ):
+            if wrong:
+                raise Refusal(
+                    f"{name} does not fit",
+                    expected=f"{name}: {expected}",
+                    got=f"{getattr(self, name):g}",
+                    setting=name,
+                )
+        count = check_regions(regions, "bottom 0") + check_rows(truth, 1, TRUTH)
+        if self.batch_size > 0:
+            count = self.batch_size
+        wide = BlobType((count, 4 * self._places))
+        labels = BlobType((count, 1, 1, 1))
+        return Signature((BlobType((count, 5)), labels, wide, wide, wide, BlobType((count, 6))))
+
+    @property
+    def _places(self) -> int:
+        """How many boxes there are for a region."""
+        return self.cls_num if self.bbox_reg_param.cls_aware else 2
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, dtype = call.xp, call.bottoms[0].dtype
+        given, truth = (without_padding(b).astype("float64") for b in call.bottoms)
+        self._check(xp, given, truth)
+        regions = xp.concatenate([given, truth[:, :5]])
+        shared = xp.zeros((len(regions), max(len(truth), 1)))
+        if len(truth):
+            own = regions[:, :1] == truth[None, :, 0]
+            shared = xp.where(own, overlaps(xp, regions[:, 1:], truth[:, 1:5]), 0)
+        most, nearest = shared.max(axis=1), shared.argmax(axis=1)
+        front, back, regions = self._choice(call, regions, truth, most, nearest)
+        chosen = xp.concatenate([front, back])
+        count = len(chosen)
+        if call.out:
+            count = len(call.out[0])
+        tops = [xp.zeros((count, columns), dtype) for columns in (5, 1, 6)]
+        boxes = [xp.zeros((count, self._places, 4), dtype) for _ in range(2)]
+        if len(chosen):
+            rows = xp.arange(count) % len(chosen)
+            tops[0][...] = regions[chosen[rows]]
+            (first,) = xp.nonzero(rows < len(front))
+            chosen = chosen[rows[first]]
+            true = truth[nearest[chosen]] if len(chosen) else truth[:0]
+            tops[1][first, 0] = true[:, 5]
+            tops[2][first] = xp.concatenate(
+                [true[:, 5:6], true[:, 1:5], most[chosen][:, None]], axis=1
+            )
+            mean, std = (xp.asarray(v) for v in self.bbox_reg_param.values())
+            targets = (encode(xp, regions[chosen, 1:], true[:, 1:5]) - mean) / std
+            place = true[:, 5].astype("int64")
+            place = place if self.bbox_reg_param.cls_aware else xp.minimum(place, 1)
+            boxes[0][first, place], boxes[1][first, place] = targets, 1
+        targets, weights = (b.reshape(count, 4 * self._places) for b in boxes)
+        labels = tops[1].reshape(count, 1, 1, 1)
+        return (tops[0], labels, targets, weights, weights.copy(), tops[2])
+
+    def _check(self, xp: ArrayNamespace, regions: Array, truth: Array) -> None:
+        for index, rows in enumerate((regions, truth)):
+            wrong = ~((rows[:, 0] >= 0) & (rows[:, 0] < self.num_img_per_batch))
+            if bool(wrong.any()):
+                raise Refusal(
+                    "an image that the batch does not have",
+                    expected=f"images 0..{self.num_img_per_batch - 1} in bottom {index}",
+                    got=f"{float(rows[int(xp.argmax(wrong)), 0]):g}",
+                    setting="num_img_per_batch",
+                )
+        aware = self.bbox_reg_param.cls_aware
+        wrong = (truth[:, 5] < 1) | ((truth[:, 5] >= self.cls_num) if aware else False)
+        if bool(wrong.any()):
+            raise Refusal(
+                "a true box has no class of this layer",
+                expected=f"a class of 1..{self.cls_num - 1}" if aware else "a class of 1 or more",
+                got=f"class {float(truth[int(xp.argmax(wrong)), 5]):g}",
+                setting="cls_num",
+            )
+
+    def _choice(
+        self, call: ForwardCall, regions: Array, truth: Array, most: Array, nearest: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return which regions are chosen, with a class and as background, and the regions.
+
+        The regions may have become more.
+        """
+        xp = call.xp
+        objects = most >= self.fg_thr
+        ignored = xp.zeros(len(regions), bool)
+        if len(truth):
+            ignored = objects & (truth[nearest, 6] != 0)
+        background = (most >= self.bg_thr_lw) & (most < self.bg_thr_hg)
+        (front,), (back,) = xp.nonzero(objects & ~ignored), xp.nonzero(background)
+        if self.batch_size < 0:
+            return front, back, regions
+        random = call.random()
+        count = min(int(self.fg_fraction * self.batch_size + 0.5), len(front))
+        front = front[xp.asarray(random.permutation(len(front))[:count])]
+        count = self.batch_size - count
+        if len(back) > count:
+            return front, back[xp.asarray(random.permutation(len(back))[:count])], regions
+        (others,) = xp.nonzero(~objects & ~background)
+        back = xp.concatenate([back, others])[:count]
+        drawn = self._drawn(xp, random, truth, count - len(back))
+        more = xp.arange(len(regions), len(regions) + len(drawn))
+        return front, xp.concatenate([back, more]), xp.concatenate([regions, drawn])
+
+    def _drawn(self, xp: ArrayNamespace, random: Any, truth: Array, count: int) -> Array:
+        """Return regions (count, 5) drawn at random that overlap no true box by `fg_thr`."""
+        rows = xp.zeros((count, 5))
+        for row in range(count):
+            for _ in range(TRIES):
+                x, y = (random.integers(0, s - SIDE) for s in (self.img_width, self.img_height))
+                w, h = random.integers(0, (self.img_width - x, self.img_height - y)).clip(SIDE)
+                image = int(random.integers(0, self.num_img_per_batch))
+                rows[row] = xp.asarray((image, x, y, x + w - 1, y + h - 1), dtype=rows.dtype)
+                near = truth[truth[:, 0] == image, 1:5]
+                if not bool((overlaps(xp, rows[row : row + 1, 1:], near) >= self.fg_thr).any()):
+                    break
+            else:
+                raise Refusal(
+                    "no background is found to draw regions from",
+                    expected="images that true boxes do not fill",
+                    got=f"{TRIES} boxes, each of which overlaps one by fg_thr {self.fg_thr:g}",
+                    setting="fg_thr",
+                )
+        return rows
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]

@@ -4341,7 +4341,7 @@ class MultiStageMeanfieldParameter(_message.Message):
     def __init__(self, num_iterations: _Optional[int] = ..., compatibility_mode: _Optional[_Union[MultiStageMeanfieldParameter.Mode, str]] = ..., threshold: _Optional[float] = ..., theta_alpha: _Optional[float] = ..., theta_beta: _Optional[float] = ..., theta_gamma: _Optional[float] = ..., spatial_filter_weight: _Optional[float] = ..., bilateral_filter_weight: _Optional[float] = ...) -> None: ...
 
 class ProposalTargetParameter(_message.Message):
-    __slots__ = ("num_classes", "batch_size", "fg_fraction", "fg_thresh", "bg_thresh_hi", "bg_thresh_lo", "bbox_normalize_targets", "bbox_normalize_means", "bbox_normalize_stds", "bbox_inside_weights", "agnostic")
+    __slots__ = ("num_classes", "batch_size", "fg_fraction", "fg_thresh", "bg_thresh_hi", "bg_thresh_lo", "bbox_normalize_targets", "bbox_normalize_means", "bbox_normalize_stds", "bbox_inside_weights", "agnostic", "cls_num", "num_img_per_batch", "fg_thr", "bg_thr_hg", "bg_thr_lw", "img_width", "img_height")
     NUM_CLASSES_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     FG_FRACTION_FIELD_NUMBER: _ClassVar[int]
@@ -4353,6 +4353,13 @@ class ProposalTargetParameter(_message.Message):
     BBOX_NORMALIZE_STDS_FIELD_NUMBER: _ClassVar[int]
     BBOX_INSIDE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     AGNOSTIC_FIELD_NUMBER: _ClassVar[int]
+    CLS_NUM_FIELD_NUMBER: _ClassVar[int]
+    NUM_IMG_PER_BATCH_FIELD_NUMBER: _ClassVar[int]
+    FG_THR_FIELD_NUMBER: _ClassVar[int]
+    BG_THR_HG_FIELD_NUMBER: _ClassVar[int]
+    BG_THR_LW_FIELD_NUMBER: _ClassVar[int]
+    IMG_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    IMG_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     num_classes: int
     batch_size: int
     fg_fraction: float
@@ -4364,7 +4371,14 @@ class ProposalTargetParameter(_message.Message):
     bbox_normalize_stds: _containers.RepeatedScalarFieldContainer[float]
     bbox_inside_weights: _containers.RepeatedScalarFieldContainer[float]
     agnostic: bool
-    def __init__(self, num_classes: _Optional[int] = ..., batch_size: _Optional[int] = ..., fg_fraction: _Optional[float] = ..., fg_thresh: _Optional[float] = ..., bg_thresh_hi: _Optional[float] = ..., bg_thresh_lo: _Optional[float] = ..., bbox_normalize_targets: _Optional[bool] = ..., bbox_normalize_means: _Optional[_Iterable[float]] = ..., bbox_normalize_stds: _Optional[_Iterable[float]] = ..., bbox_inside_weights: _Optional[_Iterable[float]] = ..., agnostic: _Optional[bool] = ...) -> None: ...
+    cls_num: int
+    num_img_per_batch: int
+    fg_thr: float
+    bg_thr_hg: float
+    bg_thr_lw: float
+    img_width: int
+    img_height: int
+    def __init__(self, num_classes: _Optional[int] = ..., batch_size: _Optional[int] = ..., fg_fraction: _Optional[float] = ..., fg_thresh: _Optional[float] = ..., bg_thresh_hi: _Optional[float] = ..., bg_thresh_lo: _Optional[float] = ..., bbox_normalize_targets: _Optional[bool] = ..., bbox_normalize_means: _Optional[_Iterable[float]] = ..., bbox_normalize_stds: _Optional[_Iterable[float]] = ..., bbox_inside_weights: _Optional[_Iterable[float]] = ..., agnostic: _Optional[bool] = ..., cls_num: _Optional[int] = ..., num_img_per_batch: _Optional[int] = ..., fg_thr: _Optional[float] = ..., bg_thr_hg: _Optional[float] = ..., bg_thr_lw: _Optional[float] = ..., img_width: _Optional[int] = ..., img_height: _Optional[int] = ...) -> None: ...
 
 class ReLU6Parameter(_message.Message):
     __slots__ = ("threshold", "negative_slope")

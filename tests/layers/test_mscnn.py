@@ -12,13 +12,14 @@ import pytest
 from netc.data import DataAbsent, probe
 from netc.errors import NetcError
 from netc.layers.mscnn import (
-    BBoxRegParam,
+    BboxAccuracy,
     BoxOutput,
     DecodeBBox,
     DetectionAccuracy,
     DetectionLoss,
     ImageGtData,
 )
+from netc.layers.proposal import BBoxRegParam
 from netc.layers.types import BlobType, ForwardCall, Phase, Refusal
 from tests.support.audit import definition, note
 from tests.support.layer_harness import Run, check_layer, forward, smooth
@@ -423,6 +424,57 @@ def test_regions_to_train_on_are_chosen() -> None:
         check_lowering(layer, [predicted, ROWS])
 
 
+MATCHES = np.array(
+    [
+        [1, 2, 4, 18, 12, 0.6],
+        [0, 0, 0, 0, 0, 0],
+        [2, 0, 0, 30, 28, 0.99],
+        [2, 4, 4, 9, 38, 0.7],
+    ]
+)
+
+
+@definition("BboxAccuracy")
+def fits(layer: BboxAccuracy, predicted, rows, matches) -> list[float]:
+    """The two means, region by region."""
+    mean, std = (np.array(values) for values in regression(layer))
+    found = []
+    for p, (_, x1, y1, x2, y2), match in zip(predicted, rows, matches, strict=True):
+        label = int(match[0]) if layer.bbox_reg_param.cls_aware else min(int(match[0]), 1)
+        if label < 1 or match[5] > 0.975:
+            continue
+        dx, dy, dw, dh = p[4 * label : 4 * label + 4] * std + mean
+        w, h = x2 - x1 + 1, y2 - y1 + 1
+        x, y = x1 + w / 2 + dx * w, y1 + h / 2 + dy * h
+        half = w * math.exp(dw) / 2, h * math.exp(dh) / 2
+        true = (*match[1:3], match[3] + 1, match[4] + 1)
+        after = (x - half[0], y - half[1], x + half[0], y + half[1])
+        found.append((iou(after, true), iou((x1, y1, x2 + 1, y2 + 1), true)))
+    return np.mean(found, axis=0).tolist() if found else [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("reg", "channels"),
+    [(REG, 12), (BBoxRegParam(), 12), (replace(REG, cls_aware=False), 8)],
+)
+def test_how_regions_fit(reg: BBoxRegParam, channels: int) -> None:
+    layer = BboxAccuracy(reg)
+    predicted = smooth(4, channels) / 2
+    for matches in (MATCHES, MATCHES * [0, 1, 1, 1, 1, 1]):
+        tops = check_layer(layer, [predicted, ROWS, matches], gradient=False).tops
+        want = fits(layer, predicted, ROWS, matches)
+        np.testing.assert_allclose([top.item() for top in tops], want, rtol=1e-9)
+    with pytest.raises(NetcError, match="no ONNX form"):
+        check_lowering(layer, [predicted, ROWS, MATCHES])
+    assert layer.deployed() is None
+
+
+def test_a_class_without_predictions() -> None:
+    with pytest.raises(Refusal, match="a class that has no predictions") as caught:
+        forward(BboxAccuracy(), [smooth(4, 8), ROWS, MATCHES])
+    assert caught.value.got == "2"
+
+
 TWO = BlobType((2, 7, 4, 5)), BlobType((2, 7, 2, 3))
 
 
@@ -436,6 +488,8 @@ TWO = BlobType((2, 7, 4, 5)), BlobType((2, 7, 2, 3))
         (replace(OUTPUT, field_w=(20, 0)), TWO, "field_w"),
         (OUTPUT, (TWO[0], BlobType((2, 6, 2, 3))), "bottom"),
         (OUTPUT, (BlobType((2, 5, 4, 5)), BlobType((2, 5, 2, 3))), "bottom"),
+        (BboxAccuracy(), (BlobType((4, 9)), BlobType((4, 5)), BlobType((4, 6))), "bottom"),
+        (BboxAccuracy(), (BlobType((4, 8)), BlobType((4, 5)), BlobType((4, 5))), "bottom"),
         (DecodeBBox(), (BlobType((4, 12)), BlobType((4, 5))), "bottom"),
         (DecodeBBox(), (BlobType((3, 8)), BlobType((4, 5))), "bottom"),
         (DecodeBBox(), (BlobType((4, 8)), BlobType((4, 5)), BlobType((4, 6))), "bottom"),

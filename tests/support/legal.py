@@ -45,6 +45,19 @@ def truths(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([low, high, np.ones((shape[0], 1))], axis=1).reshape(shape)
 
 
+def true_boxes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Rows (image 0, x1, y1, x2, y2, class 1, ignored or not) in pixels."""
+    flags = rng.integers(0, 2, (shape[0], 1))
+    return np.concatenate([regions((shape[0], 5), rng), np.ones_like(flags), flags], axis=1) * 1.0
+
+
+def matches(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Rows (class 0 or 1, x1, y1, x2, y2, overlap)."""
+    rows = regions((shape[0], 5), rng)
+    rows[:, 0] = rng.integers(0, 2, shape[0])
+    return np.concatenate([rows, rng.random((shape[0], 1))], axis=1)
+
+
 def image_size(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.array([[32.0, 32.0, 1.0]])
 
@@ -155,6 +168,9 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "CenterLoss": (Suits(("N C", "N"), {"num_output": 3}, {1: below(3)}, ("num_output",)),),
+    "BboxAccuracy": (
+        Suits(("R 8", "R 5", "R 6"), values={1: regions, 2: matches}, tops=(1, 2)),
+    ),
     "BoxOutput": (
         Suits(
             ("2 7 2 3", "2 7 1 2"),
@@ -304,6 +320,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "PriorBox": (
         Suits(("N C 2 3", "N 3 16 24"), {"min_size": (4.0,)}, fixed=("img_size", "img_h", "img_w")),
+    ),
+    "ImageProposalTarget": (
+        Suits(
+            ("R 5", "G 7"),
+            {"cls_num": 2, "batch_size": 4, "img_width": 64, "img_height": 64},
+            {0: regions, 1: true_boxes}, ("cls_num",), (6,),
+        ),
     ),
     "Proposal": (
         Suits(
