@@ -125,7 +125,8 @@ CHAINS: tuple[tuple[str, ...], ...] = tuple(
 def status() -> tuple[bool, str]:
     """Say whether the backend works on this machine, and what it runs on or what it lacks."""
     try:
-        return True, str(library.load())
+        words = str(library.load())
+        return True, f"{words}, {'bf16 too' if onednn.has_bf16() else 'no bf16 on this processor'}"
     except library.Unavailable as reason:
         return False, str(reason)
 

@@ -81,4 +81,6 @@ def test_the_system_library_serves_where_there_is_no_wheel(
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", only(library.OPENMP, "system.so"))
     monkeypatch.setattr(library, "_version", lambda handle: (3, 4, 1))
-    assert cpu.status() == (True, "oneDNN 3.4.1 (system.so)")
+    for has_bf16, words in ((True, "bf16 too"), (False, "no bf16 on this processor")):
+        monkeypatch.setattr(cpu.onednn, "has_bf16", lambda has_bf16=has_bf16: has_bf16)
+        assert cpu.status() == (True, f"oneDNN 3.4.1 (system.so), {words}")
