@@ -1,4 +1,9 @@
-"""Concat and Slice: parts of a blob along an axis."""
+"""Concat and Slice: parts of a blob along an axis, copied.
+
+That a convolution writes its part of the whole at once is not to be had: for a memory descriptor
+that is part of a larger one oneDNN 3.2 has only its plain loops, in all three passes and also for
+a batch of one.
+"""
 
 from __future__ import annotations
 
