@@ -439,9 +439,217 @@ class DetectionAccuracy(Judge):
         return None
 
 
+# Of one map: its field, boxes (N, 4, H, W) as predicted, scores (N, H, W). In ONNX H W is one axis.
+Part = tuple[FieldMap, Array, Array]
+LoweredPart = tuple[FieldMap, Value, Value, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class RegionOutput(Layer):
+    """Base of the types that make regions of boxes: the best that overlap no better one."""
+
+    fg_thr: float = 0.0
+    iou_thr: float = 0.5
+    nms_type: str = "IOU"
+    field_whr: float = 2.0
+    field_xyr: float = 2.0
+    max_nms_num: int = 0
+    max_post_nms_num: int = 0
+    min_size: float = 15.0
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+    top: tuple[str, ...] = ()
+
+    tops: ClassVar[Arity] = between(1, 2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    #: Both corners of a region belong to it: the last is a pixel before the edge of its box.
+    pixels: ClassVar[bool] = False
+
+    def parts(self, bottoms: tuple[Array, ...]) -> list[Part]:
+        """Return the maps."""
+        raise NotImplementedError
+
+    def lower_parts(self, g: OnnxBuilder, bottoms: tuple[Value, ...]) -> list[LoweredPart]:
+        """Return the maps in ONNX."""
+        raise NotImplementedError
+
+    def places(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many boxes an image has."""
+        raise NotImplementedError
+
+    def images(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many images there are."""
+        raise NotImplementedError
+
+    def field_map(self, height: int, width: int, stride: int) -> FieldMap:
+        """Return the field of a map."""
+        limits = self.field_whr, self.field_xyr
+        return FieldMap(height, width, stride, *limits, self.bbox_reg_param)
+
+    def check(self) -> None:
+        """Raise `Refusal` for settings that do not fit."""
+        check_fraction(self, "iou_thr")
+        for name in ("min_size", "max_nms_num", "max_post_nms_num"):
+            if getattr(self, name) < 0:
+                raise Refusal(
+                    f"{name} is negative",
+                    expected=f"{name} >= 0",
+                    got=f"{getattr(self, name):g}",
+                    setting=name,
+                )
+        if self.nms_type != "IOU":
+            raise Refusal(
+                "netc compares overlaps by intersection over union only",
+                expected='nms_type: "IOU"',
+                got=f'nms_type: "{self.nms_type}"',
+                setting="nms_type",
+            )
+
+    def signature(self, bottoms: tuple[BlobType, ...]) -> Signature:
+        """Return what `infer` does for bottoms that fit."""
+        rows = self.images(bottoms) * self._most(bottoms)
+        tops = (BlobType((rows, REGION, 1, 1)), BlobType((rows, REGION + 1, 1, 1)))
+        return Signature(tops[: max(len(self.top), 1)])
+
+    def _pre(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many boxes of an image overlaps are looked for in, at most."""
+        found = self.places(bottoms)
+        return min(self.max_nms_num or found, found)
+
+    def _most(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        """Return how many regions an image can have."""
+        pre = self._pre(bottoms)
+        return min(self.max_post_nms_num or pre, pre)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return sum(maps.count for maps in bottoms)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, n = call.xp, self.images(call.bottoms)
+        found = [self._decoded(xp, *part) for part in self.parts(call.bottoms)]
+        boxes, scores = (xp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = xp.argsort(-scores, axis=1, kind="stable")[:, : self._pre(call.bottoms)]
+        scores = xp.take_along_axis(scores, order, axis=1)
+        boxes = boxes[xp.arange(n)[:, None], order]
+        stays = suppress(xp, boxes, scores > ANY_SCORE, self.iou_thr)
+        stays &= xp.cumsum(stays, axis=1) <= self._most(call.bottoms)
+        image, rank = xp.nonzero(stays)
+        count = len(image)
+        rows = xp.zeros((len(call.out[0]) if call.out else max(count, 1), REGION + 1), boxes.dtype)
+        rows[:count, 0] = image
+        rows[:count, 1:REGION] = boxes[image, rank]
+        rows[:count, 3:REGION] -= self.pixels
+        rows[:count, REGION] = scores[image, rank]
+        regions = rows[:, :REGION].copy()
+        if not count and not call.out:
+            regions[0] = xp.asarray(NO_REGION, boxes.dtype)
+        return tuple(r[:, :, None, None] for r in (regions, rows))[: max(len(self.top), 1)]
+
+    def _decoded(
+        self, xp: ArrayNamespace, one: FieldMap, raw: Array, scores: Array
+    ) -> tuple[Array, Array]:
+        """Return boxes (N, H W, 4) and scores (N, H W) of one map, NO_SCORE where none counts."""
+        n, _, high, wide = raw.shape
+        boxes = one.boxes(xp, raw)
+        low, up = xp.maximum(boxes[..., :2], 0), boxes[..., 2:]
+        limit = xp.asarray((wide * one.stride, high * one.stride), raw.dtype) + self.pixels
+        if not self.pixels:
+            up = low + (up - boxes[..., :2])
+        up = xp.minimum(up, limit)
+        counts = (scores >= self.fg_thr) & (up - low >= self.min_size).all(axis=-1)
+        boxes = xp.concatenate((low, up), axis=-1)
+        return boxes.reshape(n, -1, BOX), xp.where(counts, scores, NO_SCORE).reshape(n, -1)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        n, pre, most = self.images(bottoms), self._pre(bottoms), self._most(bottoms)
+        found = [self._lower_decoded(g, *part) for part in self.lower_parts(g, bottoms)]
+        low, up, scores = (g.op("Concat", *parts, axis=2) for parts in zip(*found, strict=True))
+        boxes = g.op("Transpose", g.op("Concat", low, up, axis=1), perm=[0, 2, 1])
+        best, order = g.op("TopK", scores, g.constant([pre], "int64"), outputs=2, axis=2)
+        boxes = g.op("GatherND", boxes, g.reshape(order, (n, pre, 1)), batch_dims=1)
+        kept = g.op(
+            "NonMaxSuppression",
+            boxes,
+            best,
+            g.constant([most], "int64"),
+            g.constant([self.iou_thr]),
+            g.constant([ANY_SCORE]),
+        )
+        # Rows (image, class, box), as many as there are. Behind them comes the row of zeros.
+        image, place = (
+            g.op("Gather", kept, g.constant(column, "int64"), axis=1) for column in (0, 2)
+        )
+        kept = g.op("Add", g.op("Mul", image, g.constant(pre, "int64")), place)
+        kept = g.op("Concat", kept, g.constant([n * pre] * (n * most), "int64"), axis=0)
+        kept = g.op("Slice", kept, *(g.constant([number], "int64") for number in (0, n * most, 0)))
+        kept = g.op("Reshape", kept, g.constant([n * most], "int64"))
+        images = g.constant([[float(i)] for i in range(n) for _ in range(pre)])
+        if self.pixels:
+            boxes = g.op("Sub", boxes, g.constant([0.0, 0.0, 1.0, 1.0]))
+        columns = g.reshape(boxes, (n * pre, BOX)), g.reshape(best, (n * pre, 1))
+        rows = g.op("Concat", images, *columns, axis=1)
+        rows = g.op("Concat", rows, g.constant([[0.0] * (REGION + 1)]), axis=0)
+        rows = g.op("Gather", rows, kept, axis=0)
+        regions = g.op("Gather", rows, g.constant(list(range(REGION)), "int64"), axis=1)
+        tops = g.reshape(regions, (n * most, REGION, 1, 1)), rows
+        if len(self.top) < 2:
+            return tops[:1]
+        return tops[0], g.reshape(rows, (n * most, REGION + 1, 1, 1))
+
+    def _lower_decoded(
+        self, g: OnnxBuilder, one: FieldMap, raw: Value, scores: Value, size: tuple[int, int]
+    ) -> tuple[Value, Value, Value]:
+        """Return low and high corners (N, 2, H W) of one map, and the scores (N, 1, H W)."""
+        xp, (high, wide) = g.xp, size
+        like = xp.zeros((1, BOX, high, wide), "float32")
+        mean, std, least, most = (c.reshape(BOX, 1) for c in one.constants(xp, like))
+        sizes = one.sizes(xp, like).reshape(2, 1)
+
+        def box(first: int) -> Value:
+            rows = slice(first, first + 2)
+            value = g.op("Mul", lower_part(g, raw, first, first + 2), g.constant(std[rows]))
+            value = g.op("Add", value, g.constant(mean[rows]))
+            value = g.op("Max", value, g.constant(least[rows]))
+            bounded: Value = g.op("Min", value, g.constant(most[rows]))
+            return bounded
+
+        centre = g.op("Mul", box(0), g.constant(sizes))
+        centre = g.op("Add", centre, g.constant(one.centres(xp, like).reshape(2, high * wide)))
+        extent = g.op("Mul", g.op("Exp", box(2)), g.constant(sizes))
+        start = g.op("Sub", centre, g.op("Mul", extent, g.constant(0.5)))
+        low = g.op("Max", start, g.constant(0.0))
+        limit = [[float(side * one.stride + self.pixels)] for side in (wide, high)]
+        up = g.op("Add", start if self.pixels else low, extent)
+        up = g.op("Min", up, g.constant(limit))
+        small = g.op("Less", g.op("Sub", up, low), g.constant(self.min_size))
+        small_w, small_h = (
+            g.op("Gather", small, g.constant([axis], "int64"), axis=1) for axis in (0, 1)
+        )
+        drop = g.op("Or", small_w, small_h)
+        drop = g.op("Or", drop, g.op("Less", scores, g.constant(self.fg_thr)))
+        return low, up, g.op("Where", drop, g.constant(NO_SCORE), scores)
+
+
+def lower_part(g: OnnxBuilder, x: Value, first: int, last: int) -> Value:
+    """Return the channels first..last-1 in ONNX."""
+    bounds = (g.constant([number], "int64") for number in (first, last, 1))
+    part: Value = g.op("Slice", x, *bounds)
+    return part
+
+
 @layer("BoxOutput", "box_output_param")
 @dataclass(frozen=True)
-class BoxOutput(Layer):
+class BoxOutput(RegionOutput):
     """The best regions of all maps of MS-CNN: boxes with a high score that overlap no better one.
 
     A box has the score of its best class, minus that of the background. It is decoded as
@@ -463,28 +671,14 @@ class BoxOutput(Layer):
     Detection", ECCV 2016, and its fork of Caffe, where of equal scores the last counts.
     """
 
-    fg_thr: float = 0.0
-    iou_thr: float = 0.5
-    nms_type: str = "IOU"
     field_h: tuple[int, ...] = ()
     field_w: tuple[int, ...] = ()
     downsample_rate: tuple[int, ...] = ()
-    field_whr: float = 2.0
-    field_xyr: float = 2.0
-    max_nms_num: int = 0
-    max_post_nms_num: int = 0
-    min_size: float = 15.0
-    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
-    top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = at_least(1)
-    tops: ClassVar[Arity] = between(1, 2)
-    data_dependent: ClassVar[bool] = True
-    pads: ClassVar[bool] = True
-    stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        self._check()
+        self.check()
         for name in ("field_h", "field_w", "downsample_rate"):
             count = len(getattr(self, name))
             if count != len(bottoms):
@@ -507,162 +701,149 @@ class BoxOutput(Layer):
                     got=f"shape {maps}, bottom 0 of shape {first}",
                     setting="bottom",
                 )
-        rows = first.shape[0] * self._most(bottoms)
-        tops = (BlobType((rows, REGION, 1, 1)), BlobType((rows, REGION + 1, 1, 1)))
-        return Signature(tops[: max(len(self.top), 1)])
-
-    def _check(self) -> None:
-        check_fraction(self, "iou_thr")
-        for name in ("min_size", "max_nms_num", "max_post_nms_num"):
-            if getattr(self, name) < 0:
-                raise Refusal(
-                    f"{name} is negative",
-                    expected=f"{name} >= 0",
-                    got=f"{getattr(self, name):g}",
-                    setting=name,
-                )
-        if self.nms_type != "IOU":
-            raise Refusal(
-                "netc compares overlaps by intersection over union only",
-                expected='nms_type: "IOU"',
-                got=f'nms_type: "{self.nms_type}"',
-                setting="nms_type",
-            )
+        return self.signature(bottoms)
 
     @property
     def _maps(self) -> list[FieldMap]:
         sizes = zip(self.field_h, self.field_w, self.downsample_rate, strict=True)
+        return [self.field_map(*size) for size in sizes]
+
+    def images(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        return int(bottoms[0].shape[0])
+
+    def places(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        return sum(math.prod(maps.shape[2:]) for maps in bottoms)
+
+    def parts(self, bottoms: tuple[Array, ...]) -> list[Part]:
         return [
-            FieldMap(*size, self.field_whr, self.field_xyr, self.bbox_reg_param) for size in sizes
+            (one, maps[:, -BOX:], maps[:, 1:-BOX].max(axis=1) - maps[:, 0])
+            for one, maps in zip(self._maps, bottoms, strict=True)
         ]
 
-    def _pre(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
-        """Return how many boxes of an image overlaps are looked for in, at most."""
-        found = sum(math.prod(maps.shape[2:]) for maps in bottoms)
-        return min(self.max_nms_num or found, found)
+    def lower_parts(self, g: OnnxBuilder, bottoms: tuple[Value, ...]) -> list[LoweredPart]:
+        found = []
+        for one, maps in zip(self._maps, bottoms, strict=True):
+            n, channels, high, wide = maps.shape
+            k = channels - BOX
+            flat = g.reshape(maps, (n, channels, high * wide))
+            best = g.op("Max", *(lower_part(g, flat, index, index + 1) for index in range(1, k)))
+            scores = g.op("Sub", best, lower_part(g, flat, 0, 1))
+            found.append((one, lower_part(g, flat, k, channels), scores, (high, wide)))
+        return found
 
-    def _most(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
-        """Return how many regions an image can have."""
-        pre = self._pre(bottoms)
-        return min(self.max_post_nms_num or pre, pre)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
+@dataclass(frozen=True, slots=True)
+class BoxGroupParam:
+    """A `box_group_param` message: the fields of the boxes at each position of one map."""
 
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
+    field_h: tuple[int, ...] = ()
+    field_w: tuple[int, ...] = ()
+    stride: int = 0
 
-    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        return sum(maps.count for maps in bottoms)
 
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        xp, n = call.xp, len(call.bottoms[0])
-        found = [self._decoded(xp, *pair) for pair in zip(self._maps, call.bottoms, strict=True)]
-        boxes, scores = (xp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        order = xp.argsort(-scores, axis=1, kind="stable")[:, : self._pre(call.bottoms)]
-        scores = xp.take_along_axis(scores, order, axis=1)
-        boxes = boxes[xp.arange(n)[:, None], order]
-        stays = suppress(xp, boxes, scores > ANY_SCORE, self.iou_thr)
-        stays &= xp.cumsum(stays, axis=1) <= self._most(call.bottoms)
-        image, rank = xp.nonzero(stays)
-        count = len(image)
-        rows = xp.zeros((len(call.out[0]) if call.out else max(count, 1), REGION + 1), boxes.dtype)
-        rows[:count, 0] = image
-        rows[:count, 1:REGION] = boxes[image, rank]
-        rows[:count, REGION] = scores[image, rank]
-        regions = rows[:, :REGION].copy()
-        if not count and not call.out:
-            regions[0] = xp.asarray(NO_REGION, boxes.dtype)
-        return tuple(r[:, :, None, None] for r in (regions, rows))[: max(len(self.top), 1)]
+@layer("BoxGroupOutput", "box_group_output_param")
+@dataclass(frozen=True)
+class BoxGroupOutput(RegionOutput):
+    """The best regions of maps that predict several boxes at each position, as Cascade R-CNN has.
 
-    def _decoded(self, xp: ArrayNamespace, one: FieldMap, maps: Array) -> tuple[Array, Array]:
-        """Return boxes (N, H W, 4) and scores (N, H W) of one map, NO_SCORE where none counts."""
-        n, channels, high, wide = maps.shape
-        k = channels - BOX
-        boxes = one.boxes(xp, maps[:, k:])
-        low = xp.maximum(boxes[..., :2], 0)
-        limit = xp.asarray((wide * one.stride, high * one.stride), maps.dtype)
-        size = xp.minimum(boxes[..., 2:] - boxes[..., :2], limit - low)
-        scores = maps[:, 1:k].max(axis=1) - maps[:, 0]
-        counts = (scores >= self.fg_thr) & (size >= self.min_size).all(axis=-1)
-        boxes = xp.concatenate((low, low + size), axis=-1)
-        return boxes.reshape(n, -1, BOX), xp.where(counts, scores, NO_SCORE).reshape(n, -1)
+    Each map has a pair of bottoms, probabilities and boxes, and a `box_group_param` with the G
+    fields of its boxes. A box has the score 1 - p[background]. It is decoded, chosen and suppressed
+    as BoxOutput does, but in pixels: both corners belong to a region, so that its width is x2 - x1
+    + 1, and each corner for itself is kept in the image, up to W and H times `stride`.
 
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        n, pre, most = bottoms[0].shape[0], self._pre(bottoms), self._most(bottoms)
-        found = [self._lower_decoded(g, *pair) for pair in zip(self._maps, bottoms, strict=True)]
-        low, up, scores = (g.op("Concat", *parts, axis=2) for parts in zip(*found, strict=True))
-        boxes = g.op("Transpose", g.op("Concat", low, up, axis=1), perm=[0, 2, 1])
-        best, order = g.op("TopK", scores, g.constant([pre], "int64"), outputs=2, axis=2)
-        boxes = g.op("GatherND", boxes, g.reshape(order, (n, pre, 1)), batch_dims=1)
-        kept = g.op(
-            "NonMaxSuppression",
-            boxes,
-            best,
-            g.constant([most], "int64"),
-            g.constant([self.iou_thr]),
-            g.constant([ANY_SCORE]),
-        )
-        # Rows (image, class, box), as many as there are. Behind them comes the row of zeros.
-        image, place = (
-            g.op("Gather", kept, g.constant(column, "int64"), axis=1) for column in (0, 2)
-        )
-        kept = g.op("Add", g.op("Mul", image, g.constant(pre, "int64")), place)
-        kept = g.op("Concat", kept, g.constant([n * pre] * (n * most), "int64"), axis=0)
-        kept = g.op("Slice", kept, *(g.constant([number], "int64") for number in (0, n * most, 0)))
-        kept = g.op("Reshape", kept, g.constant([n * most], "int64"))
-        images = g.constant([[float(i)] for i in range(n) for _ in range(pre)])
-        columns = g.reshape(boxes, (n * pre, BOX)), g.reshape(best, (n * pre, 1))
-        rows = g.op("Concat", images, *columns, axis=1)
-        rows = g.op("Concat", rows, g.constant([[0.0] * (REGION + 1)]), axis=0)
-        rows = g.op("Gather", rows, kept, axis=0)
-        regions = g.op("Gather", rows, g.constant(list(range(REGION)), "int64"), axis=1)
-        tops = g.reshape(regions, (n * most, REGION, 1, 1)), rows
-        if len(self.top) < 2:
-            return tops[:1]
-        return tops[0], g.reshape(rows, (n * most, REGION + 1, 1, 1))
+    Shapes: for each map probabilities (N G, K, H, W), the G of an image one behind the other, and
+    boxes (N G, 4, H, W) -> regions (R, 5, 1, 1) as image, x1, y1, x2, y2, and if asked for regions
+    with their scores (R, 6, 1, 1), image by image, best first; where there are none, and where the
+    shape must stay, as of BoxOutput. Of equal scores the first counts: map by map, field by field,
+    row by row. No gradient.
 
-    def _lower_decoded(
-        self, g: OnnxBuilder, one: FieldMap, maps: Value
-    ) -> tuple[Value, Value, Value]:
-        """Return low and high corners (N, 2, H W) of one map, and the scores (N, 1, H W)."""
-        n, channels, high, wide = maps.shape
-        k, xp, places = channels - BOX, g.xp, high * wide
+    Source: Z. Cai, N. Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection",
+    CVPR 2018, and its fork of Caffe, in which boxes less than a pixel apart share nothing.
+    """
 
-        def part(first: int, last: int) -> Value:
-            bounds = (g.constant([number], "int64") for number in (first, last, 1))
-            return g.reshape(g.op("Slice", maps, *bounds), (n, last - first, places))
+    box_group_param: tuple[BoxGroupParam, ...] = ()
 
-        like = xp.zeros((1, BOX, high, wide), "float32")
-        mean, std, least, most = (c.reshape(BOX, 1) for c in one.constants(xp, like))
-        sizes = one.sizes(xp, like).reshape(2, 1)
+    bottoms: ClassVar[Arity] = at_least(2)
+    pixels: ClassVar[bool] = True
 
-        def box(first: int) -> Value:
-            rows = slice(first, first + 2)
-            value = g.op("Mul", part(k + first, k + first + 2), g.constant(std[rows]))
-            value = g.op("Add", value, g.constant(mean[rows]))
-            value = g.op("Max", value, g.constant(least[rows]))
-            bounded: Value = g.op("Min", value, g.constant(most[rows]))
-            return bounded
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        if len(bottoms) != 2 * len(self.box_group_param):
+            raise Refusal(
+                "there is not one pair of bottoms for each box_group_param",
+                expected=f"{2 * len(self.box_group_param)} bottoms",
+                got=f"{len(bottoms)}",
+                setting="box_group_param",
+            )
+        counts = set()
+        for index, group in enumerate(self.box_group_param):
+            if not group.field_h or len(group.field_h) != len(group.field_w):
+                raise Refusal(
+                    "fields have not one height and one width each",
+                    expected="as many field_h as field_w",
+                    got=f"{len(group.field_h)} field_h, {len(group.field_w)} field_w",
+                    setting=f"box_group_param.{index}",
+                )
+            for one in self._fields(group):
+                one.check("stride")
+            chances, boxes = bottoms[2 * index : 2 * index + 2]
+            check_maps(chances, f"the probabilities, bottom {2 * index},")
+            count, _, *size = chances.shape
+            if (
+                boxes.shape != (count, BOX, *size)
+                or not chances.count
+                or count % len(group.field_h)
+            ):
+                raise Refusal(
+                    f"bottoms {2 * index} and {2 * index + 1} hold no boxes of these fields",
+                    expected=f"(N {len(group.field_h)}, K, H, W) and (N {len(group.field_h)}, 4, "
+                    "H, W)",
+                    got=f"shapes {chances} and {boxes}",
+                    setting="bottom",
+                )
+            counts.add(count // len(group.field_h))
+        if len(counts) != 1:
+            raise Refusal(
+                "maps of different numbers of images",
+                expected="one N for all",
+                got=", ".join(map(str, sorted(counts))),
+                setting="bottom",
+            )
+        return self.signature(bottoms)
 
-        centre = g.op("Mul", box(0), g.constant(sizes))
-        centre = g.op("Add", centre, g.constant(one.centres(xp, like).reshape(2, places)))
-        size = g.op("Mul", g.op("Exp", box(2)), g.constant(sizes))
-        low = g.op("Max", g.op("Sub", centre, g.op("Mul", size, g.constant(0.5))), g.constant(0.0))
-        limit = g.constant([[float(wide * one.stride)], [float(high * one.stride)]])
-        size = g.op("Min", size, g.op("Sub", limit, low))
-        scores = g.op("Max", *(part(index, index + 1) for index in range(1, k)))
-        scores = g.op("Sub", scores, part(0, 1))
-        small = g.op("Less", size, g.constant(self.min_size))
-        small_w, small_h = (
-            g.op("Gather", small, g.constant([axis], "int64"), axis=1) for axis in (0, 1)
-        )
-        drop = g.op("Or", small_w, small_h)
-        drop = g.op("Or", drop, g.op("Less", scores, g.constant(self.fg_thr)))
-        scores = g.op("Where", drop, g.constant(NO_SCORE), scores)
-        return low, g.op("Add", low, size), scores
+    def _fields(self, group: BoxGroupParam) -> list[FieldMap]:
+        sizes = zip(group.field_h, group.field_w, strict=True)
+        return [self.field_map(*size, group.stride) for size in sizes]
+
+    def images(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        return int(bottoms[0].shape[0]) // len(self.box_group_param[0].field_h)
+
+    def places(self, bottoms: Sequence[BlobType | Value | Array]) -> int:
+        pairs = zip(self.box_group_param, bottoms[::2], strict=True)
+        return sum(len(group.field_h) * math.prod(maps.shape[2:]) for group, maps in pairs)
+
+    def parts(self, bottoms: tuple[Array, ...]) -> list[Part]:
+        found = []
+        pairs = zip(self.box_group_param, bottoms[::2], bottoms[1::2], strict=True)
+        for group, chances, boxes in pairs:
+            fields = self._fields(group)
+            for k, one in enumerate(fields):
+                found.append((one, boxes[k :: len(fields)], 1 - chances[k :: len(fields), 0]))
+        return found
+
+    def lower_parts(self, g: OnnxBuilder, bottoms: tuple[Value, ...]) -> list[LoweredPart]:
+        found = []
+        pairs = zip(self.box_group_param, bottoms[::2], bottoms[1::2], strict=True)
+        for group, chances, boxes in pairs:
+            fields = self._fields(group)
+            n, (high, wide) = self.images(bottoms), boxes.shape[2:]
+            boxes = g.reshape(boxes, (n, BOX * len(fields), high * wide))
+            scores = g.op("Sub", g.constant(1.0), lower_part(g, chances, 0, 1))
+            scores = g.reshape(scores, (n, len(fields), high * wide))
+            for k, one in enumerate(fields):
+                raw = lower_part(g, boxes, BOX * k, BOX * (k + 1))
+                found.append((one, raw, lower_part(g, scores, k, k + 1), (high, wide)))
+        return found
 
 
 @layer("DecodeBBox", "decode_bbox_param")

@@ -13,6 +13,8 @@ from netc.data import DataAbsent, probe
 from netc.errors import NetcError
 from netc.layers.mscnn import (
     BboxAccuracy,
+    BoxGroupOutput,
+    BoxGroupParam,
     BoxOutput,
     DecodeBBox,
     DetectionAccuracy,
@@ -368,6 +370,106 @@ def test_as_many_regions_as_there_are() -> None:
     tops = as_they_come(replace(OUTPUT, fg_thr=99.0), *SCALES)
     assert tops[0].reshape(-1).tolist() == [0, 1, 1, 10, 10] and tops[1].shape == (1, 6, 1, 1)
     assert not tops[1].any()
+
+
+GROUPS = BoxGroupOutput(
+    fg_thr=0.3, iou_thr=0.4, field_whr=8.0, field_xyr=1.0, min_size=12.0,
+    box_group_param=(BoxGroupParam((24, 40, 24), (20, 32, 40), 8), BoxGroupParam((60,), (50,), 16)),
+    top=("regions", "scores"),
+)  # fmt: skip
+# Two images with three fields and one.
+CHANCES = [1 / (1 + np.exp(-smooth(6, 2, 4, 5) * 2)), 1 / (1 + np.exp(-smooth(2, 2, 2, 3, seed=2)))]
+PAIRS = [CHANCES[0], smooth(6, 4, 4, 5, seed=3), CHANCES[1], smooth(2, 4, 2, 3, seed=4)]
+
+
+@definition("BoxGroupOutput")
+def grouped(layer: BoxGroupOutput, bottoms: list[np.ndarray]) -> list[list[float]]:
+    """Rows (image, x1, y1, x2, y2, score), found one by one; both corners belong to a region."""
+    mean, std = regression(layer)
+    rows = []
+    for image in range(len(bottoms[-1]) // len(layer.box_group_param[-1].field_h)):
+        found = []
+        for group, chances, boxes in zip(
+            layer.box_group_param, bottoms[::2], bottoms[1::2], strict=True
+        ):
+            high, wide = boxes.shape[2:]
+            for k, h, w in np.ndindex(len(group.field_h), high, wide):
+                at = image * len(group.field_h) + k
+                most = (1 / layer.field_xyr,) * 2 + (math.log(layer.field_whr),) * 2
+                x, y, dw, dh = (
+                    limited(v * std[c] + mean[c], most[c]) for c, v in enumerate(boxes[at, :, h, w])
+                )
+                sides = group.field_w[k] * math.exp(dw), group.field_h[k] * math.exp(dh)
+                x1 = x * group.field_w[k] + (w + 0.5) * group.stride - sides[0] / 2
+                y1 = y * group.field_h[k] + (h + 0.5) * group.stride - sides[1] / 2
+                box = [
+                    max(x1, 0),
+                    max(y1, 0),
+                    min(x1 + sides[0] - 1, wide * group.stride),
+                    min(y1 + sides[1] - 1, high * group.stride),
+                ]
+                score = 1 - chances[at, 0, h, w]
+                short = min(box[2] - box[0], box[3] - box[1]) + 1 < layer.min_size
+                if score >= layer.fg_thr and not short:
+                    found.append([image, *box, score])
+        found.sort(key=lambda row: -row[5])
+        edges = np.array([0, 0, 1, 1])
+        kept: list[list[float]] = []
+        for row in found[: layer.max_nms_num or None]:
+            if all(iou(row[1:5] + edges, o[1:5] + edges) <= layer.iou_thr for o in kept):
+                kept.append(row)
+        rows += kept[: layer.max_post_nms_num or None]
+    return rows
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bbox_reg_param": REG, "field_xyr": 2.0},
+        {"max_nms_num": 6},
+        {"max_post_nms_num": 2, "iou_thr": 0.1},
+        {"min_size": 14.0},
+    ],
+)
+def test_the_regions_of_groups(settings) -> None:
+    layer = replace(GROUPS, **settings)
+    want = np.array(grouped(layer, PAIRS))
+    tops = check_layer(layer, PAIRS, gradient=False).tops
+    count = len(want)
+    assert 2 < count < len(tops[0]) and len(set(want[:, 0])) == 2
+    np.testing.assert_allclose(tops[1][:count, :, 0, 0], want, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(tops[0], tops[1][:, :5])
+    assert not tops[1][count:].any()
+    check_lowering(layer, PAIRS)
+
+
+GROUP_SHAPES = tuple(BlobType(b.shape) for b in PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "setting"),
+    [
+        (GROUPS, GROUP_SHAPES[:2], "box_group_param"),
+        (
+            replace(GROUPS, box_group_param=(BoxGroupParam((24,), (20, 30), 8),)),
+            GROUP_SHAPES[:2],
+            "box_group_param.0",
+        ),
+        (
+            replace(GROUPS, box_group_param=(BoxGroupParam((24,), (20,), 0),)),
+            GROUP_SHAPES[:2],
+            "stride",
+        ),
+        (GROUPS, (GROUP_SHAPES[0], GROUP_SHAPES[3], *GROUP_SHAPES[2:]), "bottom"),
+        (GROUPS, (BlobType((5, 2, 4, 5)), BlobType((5, 4, 4, 5)), *GROUP_SHAPES[2:]), "bottom"),
+        (GROUPS, (BlobType((3, 2, 4, 5)), BlobType((3, 4, 4, 5)), *GROUP_SHAPES[2:]), "bottom"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(layer, shapes, setting: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        layer.infer(*shapes)
+    assert caught.value.setting == setting
 
 
 @definition("DecodeBBox")

@@ -10,6 +10,7 @@ import numpy as np
 
 from netc.layers.dummydata import BlobShape
 from netc.layers.fillers import Filler
+from netc.layers.mscnn import BoxGroupParam
 from netc.layers.pooling import PoolMethod
 from netc.layers.ssd import CodeType
 from tests.support.detection import priors, random_objects
@@ -170,6 +171,16 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "CenterLoss": (Suits(("N C", "N"), {"num_output": 3}, {1: below(3)}, ("num_output",)),),
     "BboxAccuracy": (
         Suits(("R 8", "R 5", "R 6"), values={1: regions, 2: matches}, tops=(1, 2)),
+    ),
+    "BoxGroupOutput": (
+        Suits(
+            ("4 3 2 3", "4 4 2 3"),
+            {
+                "box_group_param": (BoxGroupParam((24, 40), (20, 32), 16),), "fg_thr": -1.0,
+                "max_post_nms_num": 5,
+            },
+            fixed=("nms_type", "box_group_param"), tops=(1, 2),
+        ),
     ),
     "BoxOutput": (
         Suits(
