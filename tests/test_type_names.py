@@ -20,8 +20,8 @@ FREE = ("netc/layers", "netc/backends")
 # file or folder: (the names, why). An entry that nothing needs any more is an error.
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
-        "AnnotatedData Data DenseImageData HDF5Data HDF5Output ImageData ImageSegData VideoData "
-        "WindowData",
+        "AnnotatedData Data DenseImageData HDF5Data HDF5Output ImageData ImageGtData ImageSegData "
+        "VideoData WindowData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),

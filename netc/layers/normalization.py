@@ -215,7 +215,7 @@ class BatchNorm(Elementwise):
 
     def _in_parts(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
         items = bottoms[0].shape[0] if bottoms[0].axes else 1
-        if not self.stats_batch_size or self.global_stats or self.stats_batch_size == items:
+        if not self.stats_batch_size or self.global_stats or items in (0, self.stats_batch_size):
             return None
         if items % self.stats_batch_size:
             raise Refusal(

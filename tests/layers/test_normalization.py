@@ -206,6 +206,7 @@ def test_parts_are_for_statistics_of_the_batch():
     x = BlobType((4, 3, 2, 2))
     assert BatchNorm(stats_batch_size=2, phase=Phase.TEST).expand(x) is None
     assert BatchNorm(stats_batch_size=4).expand(x) is None
+    assert BatchNorm(stats_batch_size=4).expand(BlobType((0, 3))) is None
     assert in_parts(2, x.shape).settled() == BatchNorm(use_global_stats=True)
 
 

@@ -198,6 +198,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "Clip": (Suits(settings={"min": -0.5, "max": 0.5}),),
     "Concat": (Suits(("N C H", "N C H")),),
+    "ContinuationIndicator": (Suits(settings={"time_step": 3}, fixed=("time_step",)),),
     "ContrastiveLoss": (Suits(("N C", "N C", "N"), values={2: below(2)}),),
     "Convolution": (
         Suits(("N 2 4 5",), {"num_output": 2, **_KERNEL}),
@@ -279,6 +280,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Interp": (
         Suits(("N C 3 4",), {"height": 5, "width": 2}), Suits(("N C 4 5",), {"zoom_factor": 2}),
     ),
+    "LabelsequenceAccuracy": (Suits(("N 4 3", "N 2"), values={1: below(3)}),),
     "L1Loss": (_two(),),
     "LSTM": _RECURRENT,
     "LSTMUnit": (Suits(("1 N 2", "1 N 8", "1 N"), values={2: below(2)}, tops=(2,)),),
