@@ -214,8 +214,10 @@ class BatchNorm(Elementwise):
         return (Part("", fused, ("$b0",), ("$t0",)),)
 
     def _in_parts(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        if not self.stats_batch_size or self.global_stats:
+            return None
         items = bottoms[0].shape[0] if bottoms[0].axes else 1
-        if not self.stats_batch_size or self.global_stats or items in (0, self.stats_batch_size):
+        if items in (0, self.stats_batch_size):
             return None
         if items % self.stats_batch_size:
             raise Refusal(
