@@ -180,6 +180,12 @@ class Judge(Layer):
                 setting="bottom",
             )
 
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False, True)
+
+    def deployed(self) -> Layer | None:
+        return None
+
     def classes(self, xp: ArrayNamespace, labels: Array) -> tuple[Array, Array]:
         """Return the class at each position (N, H, W), and where it is background to learn."""
         found = labels[:, 0].astype("int64")
@@ -349,9 +355,6 @@ class DetectionLoss(Judge, Loss):
     def backward(self, call: BackwardCall) -> Gradients:
         return Gradients((call.kept[0] * call.top_diffs[0].reshape(-1)[0], None))
 
-    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, True)
-
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
@@ -359,9 +362,6 @@ class DetectionLoss(Judge, Loss):
             "the choice of the background has no ONNX form",
             hint="export the maps: the bottom of this layer",
         )
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 @layer("DetectionAccuracy", "detection_accuracy_param")
@@ -421,9 +421,6 @@ class DetectionAccuracy(Judge):
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, False)
 
-    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, True)
-
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return bottoms[0].count
 
@@ -434,9 +431,6 @@ class DetectionAccuracy(Judge):
             "the comparison with labels has no ONNX form",
             hint="export the maps: the bottom of this layer",
         )
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 # Of one map: its field, boxes (N, 4, H, W) as predicted, scores (N, H, W). In ONNX H W is one axis.
