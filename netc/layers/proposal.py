@@ -585,9 +585,41 @@ class AnchorTarget(Anchored):
         raise g.refuse("targets belong to training", hint="export the net for testing")
 
 
+@dataclass(frozen=True)
+class ImageTargets(Layer):
+    """Base of the two forms of ProposalTarget: the settings of the one for several images."""
+
+    batch_size: int = 128
+    fg_fraction: float = 0.25
+    cls_num: int | None = None
+    num_img_per_batch: int = 4
+    fg_thr: float = 0.5
+    bg_thr_hg: float = 0.5
+    bg_thr_lw: float = 0.1
+    img_width: int = 0
+    img_height: int = 0
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+
+    bottoms: ClassVar[Arity] = exactly(2)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse("targets belong to training", hint="export the net for testing")
+
+
 @layer("ProposalTarget", "proposal_target_param")
 @dataclass(frozen=True)
-class ProposalTarget(Layer):
+class ProposalTarget(ImageTargets):
     """A training batch for the second stage: regions with their labels, shifts and weights.
 
     Shapes: regions (R, 5) of image 0, ground truth (G, 5) as (x1, y1, x2, y2, class) -> regions
@@ -615,8 +647,6 @@ class ProposalTarget(Layer):
     """
 
     num_classes: int = 0
-    batch_size: int = 128
-    fg_fraction: float = 0.25
     fg_thresh: float = 0.5
     bg_thresh_hi: float = 0.5
     bg_thresh_lo: float = 0.1
@@ -625,25 +655,13 @@ class ProposalTarget(Layer):
     bbox_normalize_stds: tuple[float, ...] = ()
     bbox_inside_weights: tuple[float, ...] = ()
     agnostic: bool = False
-    cls_num: int | None = None
-    num_img_per_batch: int = 4
-    fg_thr: float = 0.5
-    bg_thr_hg: float = 0.5
-    bg_thr_lw: float = 0.1
-    img_width: int = 0
-    img_height: int = 0
-    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
 
-    bottoms: ClassVar[Arity] = exactly(2)
     tops: ClassVar[Arity] = exactly(5)
-    data_dependent: ClassVar[bool] = True
-    pads: ClassVar[bool] = True
-    stops_gradients: ClassVar[bool] = True
 
     def resolve(self, host: CodeHost | None) -> Layer:
         if self.cls_num is None:
             return self
-        names = [f.name for f in fields(ImageProposalTarget)]
+        names = [f.name for f in fields(ImageTargets)]
         if self.num_classes:
             raise Refusal(
                 "num_classes and cls_num exclude each other",
@@ -677,12 +695,6 @@ class ProposalTarget(Layer):
             count = self.batch_size
         wide = BlobType((count, 4 * self.num_classes))
         return Signature((BlobType((count, 5)), BlobType((count, 1, 1, 1)), wide, wide, wide))
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, dtype = call.xp, call.bottoms[0].dtype
@@ -758,15 +770,10 @@ class ProposalTarget(Layer):
         ]
         return xp.concatenate(parts), n_foreground
 
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse("targets belong to training", hint="export the net for testing")
-
 
 @layer("ImageProposalTarget", "proposal_target_param")
 @dataclass(frozen=True)
-class ImageProposalTarget(Layer):
+class ImageProposalTarget(ImageTargets):
     """A training batch for the second stage, of regions of several images: MS-CNN's ProposalTarget.
 
     A layer of type ProposalTarget with `cls_num` becomes this one.
@@ -794,22 +801,7 @@ class ImageProposalTarget(Layer):
     Detection", ECCV 2016, and its fork of Caffe, whose weights of regions are not read.
     """
 
-    cls_num: int = 0
-    batch_size: int = 128
-    fg_fraction: float = 0.25
-    num_img_per_batch: int = 4
-    fg_thr: float = 0.5
-    bg_thr_hg: float = 0.5
-    bg_thr_lw: float = 0.1
-    img_width: int = 0
-    img_height: int = 0
-    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
-
-    bottoms: ClassVar[Arity] = exactly(2)
     tops: ClassVar[Arity] = exactly(6)
-    data_dependent: ClassVar[bool] = True
-    pads: ClassVar[bool] = True
-    stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         regions, truth = bottoms
@@ -817,7 +809,7 @@ class ImageProposalTarget(Layer):
         check_fraction(self, "fg_fraction", "fg_thr", "bg_thr_hg", "bg_thr_lw")
         check_positive(self, "num_img_per_batch", "fg_thr")
         for name, wrong, expected in (
-            ("cls_num", self.cls_num < 2, "the number of classes, the background included"),
+            ("cls_num", self.classes < 2, "the number of classes, the background included"),
             ("bg_thr_hg", self.bg_thr_hg > self.fg_thr, f"at most fg_thr, {self.fg_thr:g}"),
             ("batch_size", self.batch_size < -1 or not self.batch_size, "above 0, or -1 for all"),
             ("img_width", self.batch_size > 0 and self.img_width <= SIDE, f"above {SIDE}"),
@@ -827,7 +819,7 @@ class ImageProposalTarget(Layer):
                 raise Refusal(
                     f"{name} does not fit",
                     expected=f"{name}: {expected}",
-                    got=f"{getattr(self, name):g}",
+                    got=f"{getattr(self, name) or 0:g}",
                     setting=name,
                 )
         count = check_regions(regions, "bottom 0") + check_rows(truth, 1, TRUTH)
@@ -838,15 +830,14 @@ class ImageProposalTarget(Layer):
         return Signature((BlobType((count, 5)), labels, wide, wide, wide, BlobType((count, 6))))
 
     @property
+    def classes(self) -> int:
+        """How many classes there are, the background included."""
+        return self.cls_num or 0
+
+    @property
     def _places(self) -> int:
         """How many boxes there are for a region."""
-        return self.cls_num if self.bbox_reg_param.cls_aware else 2
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
+        return self.classes if self.bbox_reg_param.cls_aware else 2
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, dtype = call.xp, call.bottoms[0].dtype
@@ -895,11 +886,11 @@ class ImageProposalTarget(Layer):
                     setting="num_img_per_batch",
                 )
         aware = self.bbox_reg_param.cls_aware
-        wrong = (truth[:, 5] < 1) | ((truth[:, 5] >= self.cls_num) if aware else False)
+        wrong = (truth[:, 5] < 1) | ((truth[:, 5] >= self.classes) if aware else False)
         if bool(wrong.any()):
             raise Refusal(
                 "a true box has no class of this layer",
-                expected=f"a class of 1..{self.cls_num - 1}" if aware else "a class of 1 or more",
+                expected=f"a class of 1..{self.classes - 1}" if aware else "a class of 1 or more",
                 got=f"class {float(truth[int(xp.argmax(wrong)), 5]):g}",
                 setting="cls_num",
             )
@@ -952,8 +943,3 @@ class ImageProposalTarget(Layer):
                     setting="fg_thr",
                 )
         return rows
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse("targets belong to training", hint="export the net for testing")

@@ -225,7 +225,7 @@ TEXT = """
 def test_the_text_of_the_fork_is_read() -> None:
     graph = graph_of(TEXT % "cls_num: 3")
     assert graph.nodes[-1].layer == ImageProposalTarget(
-        3, 64, 0.25, 2, 0.45, 0.44, 0.05, 448, 320, BBoxRegParam(cls_aware=False)
+        64, 0.25, 3, 2, 0.45, 0.44, 0.05, 448, 320, BBoxRegParam(cls_aware=False)
     )
     assert graph.blobs["targets"].shape == (64, 8) and graph.blobs["matches"].shape == (64, 6)
     with pytest.raises(NetcError, match="num_classes and cls_num exclude each other"):
