@@ -17,6 +17,16 @@ class Normalization(enum.Enum):
     NONE = 3
 
 
+class Divisor(enum.Enum):
+    """What a loss is divided by: `Normalization` of the other losses, and a number of the text."""
+
+    FULL = 0
+    VALID = 1
+    BATCH_SIZE = 2
+    NONE = 3
+    PRE_FIXED = 20001
+
+
 @dataclass(frozen=True, slots=True)
 class LossParam:
     """A `loss_param` message as a whole."""

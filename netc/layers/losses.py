@@ -14,6 +14,7 @@ from typing import ClassVar
 from netc.layers.activation import Engine, Sigmoid
 from netc.layers.blobfile import BlobFile
 from netc.layers.labels import (
+    Divisor,
     Normalization,
     ScoreShape,
     check_items,
@@ -29,6 +30,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    CodeHost,
     ForwardCall,
     Gradients,
     KeptType,
@@ -238,6 +240,8 @@ class SoftmaxWithLoss(ProbabilityLoss):
     Shapes: scores (N, K, ...), labels (N, ...) -> loss (), and if asked for the probabilities
     (N, K, ...). Probabilities are floored at the smallest float32 before the log; the gradient is
     that without the floor, as in Caffe. Caffe 1.0 declares the second top but cannot run with it.
+    With a third top, what each label costs, the layer is SoftmaxWithLossOHEM, as in R-FCN's first
+    fork.
 
     SegNet's `weight_by_label_freqs` multiplies the cost of each label by the one of K
     `class_weighting` that belongs to it; the divisor still counts labels.
@@ -253,6 +257,30 @@ class SoftmaxWithLoss(ProbabilityLoss):
     label_smoothing: float = 0.0
     weight_by_label_freqs: bool | None = None
     class_weighting: tuple[float, ...] = ()
+
+    tops: ClassVar[Arity] = between(1, 3)
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        if len(self.top) < 3:
+            return self
+        if self.label_smoothing or self.class_weighting:
+            raise Refusal(
+                "a loss that tells what each label costs has neither smoothing nor weights",
+                expected="one or two tops, or no label_smoothing and no class_weighting",
+                got=f"{len(self.top)} tops",
+                setting="label_smoothing" if self.label_smoothing else "class_weighting",
+            )
+        # That module builds on this one.
+        from netc.layers.ohem import SoftmaxWithLossOHEM
+
+        mode = self.normalization
+        return SoftmaxWithLossOHEM(
+            normalization=None if mode is None else Divisor(mode.value),
+            normalize=self.normalize,
+            top=self.top,
+            axis=self.axis,
+            ignore_label=self.ignore_label,
+        )
 
     def infer(self, *bottoms: BlobType) -> Signature:
         signature = super().infer(*bottoms)

@@ -6,13 +6,12 @@ BoxAnnotatorOHEM picks the worst regions; and once for these, as the objective.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from netc.layers.activation import Engine
-from netc.layers.labels import ScoreShape, check_items, check_labels, class_index
+from netc.layers.labels import Divisor, ScoreShape, check_items, check_labels, class_index
 from netc.layers.losses import FLT_MIN, SCALAR, Loss, lower_labels
 from netc.layers.registry import layer
 from netc.layers.roi import REGION
@@ -23,6 +22,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    CodeHost,
     ForwardCall,
     Gradients,
     KeptType,
@@ -35,16 +35,6 @@ from netc.layers.types import (
     between,
     exactly,
 )
-
-
-class Divisor(enum.Enum):
-    """What a loss is divided by: `Normalization` of the other losses, and a number of the text."""
-
-    FULL = 0
-    VALID = 1
-    BATCH_SIZE = 2
-    NONE = 3
-    PRE_FIXED = 20001
 
 
 def four_axes(blob: BlobType) -> tuple[int, int, int, int]:
@@ -107,15 +97,32 @@ class SmoothL1Loss(Loss):
     (N, ...), and in Fast R-CNN the weights w_in and w_out (w_in alone in its first version and in
     SSD's fork), all alike but for trailing axes of size 1 -> loss (). Divided by the first axis of
     x; not at all with `normalization: NONE`, as in IntelCaffe, where every other normalization
-    means the first axis too. Gradients reach x and t.
+    means the first axis too. Gradients reach x and t. With a second top, or `pre_fixed_normalizer`,
+    the layer is SmoothL1LossOHEM, as in R-FCN's first fork.
 
     Source: R. Girshick, "Fast R-CNN", 2015, and its fork of Caffe; SSD uses two bottoms.
     """
 
     sigma: float = 1.0
     normalization: Divisor | None = None
+    pre_fixed_normalizer: float | None = None
+    top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = between(2, 4)
+    tops: ClassVar[Arity] = between(1, 2)
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        if len(self.top) < 2 and self.pre_fixed_normalizer is None:
+            return self
+        if self.sigma != 1:
+            raise Refusal(
+                "a loss that tells what each region costs has no sigma",
+                expected="sigma 1, or one top and no pre_fixed_normalizer",
+                got=f"sigma {self.sigma:g}",
+                setting="sigma",
+            )
+        fixed = 1.0 if self.pre_fixed_normalizer is None else self.pre_fixed_normalizer
+        return SmoothL1LossOHEM(self.normalization, None, fixed, self.top)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         if self.sigma <= 0:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netc.errors import NetcError
+from netc.layers.labels import Divisor
 from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.ohem import (
     BoxAnnotatorOHEM,
-    Divisor,
     SmoothL1Loss,
     SmoothL1LossOHEM,
     SoftmaxWithLossOHEM,
@@ -295,3 +295,34 @@ def test_a_net_that_mines_trains_on_the_worst() -> None:
     for name in ("score", "box"):
         changed = np.flatnonzero(np.abs(net.diff(name)).sum(axis=1))
         np.testing.assert_array_equal(changed, worst)
+
+
+FIRST_FORM = """
+    input: "x" input_shape { dim: 6 dim: 3 } input: "labels" input_shape { dim: 6 }
+    input: "b" input_shape { dim: 6 dim: 8 } input: "t" input_shape { dim: 6 dim: 8 }
+    input: "w" input_shape { dim: 6 dim: 8 }
+    layer { name: "c" type: "SoftmaxWithLoss" bottom: "x" bottom: "labels" top: "loss_c"
+      top: "prob" top: "each_c" loss_weight: 0 loss_weight: 0 loss_weight: 0
+      loss_param { ignore_label: 2 normalization: BATCH_SIZE %s } }
+    layer { name: "l" type: "SmoothL1Loss" bottom: "b" bottom: "t" bottom: "w" top: "loss_l"
+      top: "each_l" loss_weight: 0 loss_weight: 0 }
+    layer { name: "p" type: "SmoothL1Loss" bottom: "b" bottom: "t" bottom: "w" top: "loss"
+      loss_param { normalization: PRE_FIXED pre_fixed_normalizer: 256 }
+      smooth_l1_loss_param { %s } }
+    """
+
+
+def test_the_first_form_of_r_fcn_has_more_tops() -> None:
+    layers = {node.name: node.layer for node in graph_of(FIRST_FORM % ("", "")).nodes}
+    assert layers["c"] == SoftmaxWithLossOHEM(
+        normalization=Divisor.BATCH_SIZE, top=("loss_c", "prob", "each_c"), ignore_label=2
+    )
+    assert layers["l"] == SmoothL1LossOHEM(top=("loss_l", "each_l"))
+    assert layers["p"] == SmoothL1LossOHEM(Divisor.PRE_FIXED, None, 256, ("loss",))
+
+
+def test_the_first_form_of_r_fcn_has_fewer_settings() -> None:
+    with pytest.raises(NetcError, match="has no sigma"):
+        graph_of(FIRST_FORM % ("", "sigma: 3"))
+    with pytest.raises(NetcError, match="label_smoothing"):
+        graph_of(FIRST_FORM % ("label_smoothing: 0.1", ""))
