@@ -87,7 +87,8 @@ class Binding:
     only for kernels that can add. Gradients of params overwrite. `hand_over(i, start, piece)` takes
     elements start.. of the gradient of param i, as the param lies in memory, where the terms say
     that it comes in pieces; the param may change during the call. `scratch` is memory for
-    the duration of the step. `random()` gives the numpy Generator of (seed, layer, pass).
+    the duration of the step. `random()` gives the numpy Generator of (seed, layer, pass),
+    `progress()` the share of the training that is done.
 
     Where only the forward pass finds the shapes of the tops, `tops` is empty: `place(shapes)` then
     gives the arrays, in C order, and may be called once in each run of the step.
@@ -103,6 +104,7 @@ class Binding:
     param_diffs: tuple[Array | None, ...]
     adds: tuple[bool, ...]
     random: Callable[[], Any]
+    progress: Callable[[], float]
     scratch: Array
     hand_over: Callable[[int, int, Array], None]
     place: Callable[[Sequence[tuple[int, ...]]], tuple[Array, ...]] | None = None

@@ -196,6 +196,10 @@ def at_least(n: int) -> Arity:
     return Arity(n, None)
 
 
+def _done() -> float:
+    return 1.0
+
+
 @dataclass(slots=True)
 class ForwardCall:
     """What a forward pass is given.
@@ -204,7 +208,8 @@ class ForwardCall:
     go to: a rule may compute into them (`xp.matmul(a, b, out=call.out[0])`) or return fresh arrays,
     which are then copied. It is empty for a `data_dependent` type whose caller takes the tops in
     whatever shape they come. `random()` gives the numpy Generator of (seed, layer name, pass):
-    equal on every repeat of that pass.
+    equal on every repeat of that pass. `progress()` is the share of the training that is done; 1
+    where a net runs without a solver.
     """
 
     xp: ArrayNamespace
@@ -213,6 +218,7 @@ class ForwardCall:
     kept: tuple[Array, ...]
     out: tuple[Array, ...]
     random: Callable[[], Any]
+    progress: Callable[[], float] = _done
 
 
 @dataclass(slots=True)

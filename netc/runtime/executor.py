@@ -75,9 +75,13 @@ def fill_param(graph: Graph, index: int, values: Array, xp: Any, seed: int) -> N
 
 @dataclass(slots=True)
 class _Clock:
-    """The number of the forward pass, from which layers take their random numbers."""
+    """The number of the forward pass, from which layers take their random numbers.
+
+    And the share of the training that is done.
+    """
 
     number: int = 0
+    progress: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +333,15 @@ class Executor:
     @forward_pass.setter
     def forward_pass(self, number: int) -> None:
         self._clock.number = number
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, 1 where there is none: layers may ask for it."""
+        return self._clock.progress
+
+    @progress.setter
+    def progress(self, share: float) -> None:
+        self._clock.progress = share
 
     def persistent(self) -> dict[str, Array]:
         """Return the kept blobs that live from pass to pass, by "layer.blob".
@@ -724,6 +737,7 @@ class Executor:
             param_diffs=param_diffs or (None,) * len(params),
             adds=step.adds,
             random=lambda: generator(self.seed, names[-1], self._clock.number),
+            progress=lambda: self._clock.progress,
             scratch=_NOTHING if step.scratch is None else self._buffers[step.scratch],
             hand_over=hand_over,
         )

@@ -307,6 +307,7 @@ class Solver:
     def forward(self) -> None:
         """Run a forward pass of the training net, on its next data."""
         self.reach(Point.FORWARD)
+        self.net.progress = min(self.iter / max(self.settings.max_iter, 1), 1.0)
         self.net.forward()
 
     def apply_update(self) -> None:

@@ -155,6 +155,9 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("ratio", "scale"), (4,),
         ),
     ),
+    "AssistedExcitation": (
+        Suits(("N C 4 5", "N 1 3 5", "N 4 5"), values={1: positive, 2: normal}),
+    ),
     "Axpy": (Suits(("N C", "N C H W", "N C H W")),),
     "BN": (Suits(tops=(1, 3)), Suits(settings={"slope_filler": Filler("constant", 1.0)})),
     "BatchReindex": (Suits(("2 C H", "N"), values={1: below(2)}),),
@@ -382,6 +385,10 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "ShuffleChannel": (Suits(("N 4 H W",), {"group": 2}),),
     "SigmoidCrossEntropyLoss": (Suits(("N C", "N C"), values={1: below(2)}),),
     "Silence": (Suits(tops=(0,)),),
+    "SegmentationEvaluate": (
+        Suits(("N C 3 4", "N C 3 4"), {"num_classes": 2}, {0: positive, 1: below(2)}),
+        Suits(("N C 3 4", "N C 5 6"), {"num_classes": 2}, {0: positive, 1: below(2)}),
+    ),
     "Slice": (Suits(("N 4 H",), tops=(2,)),),
     "SmoothL1Loss": (_two("N C"), Suits(("N C",) * 4)),
     "SmoothL1LossOHEM": (Suits(("N C", "N C"), tops=(1, 2)), Suits(("N C",) * 3)),
@@ -408,6 +415,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("num_class", "num", "use_focal_loss", "iou_loss"),
         ),
     ),
+    "YoloSeg": (Suits(("N C 3 4", "N C 3 4", "N C"), {}, {1: below(2), 2: positive}),),
     "YoloDetectionOutput": (
         Suits(
             ("N 16 2 3",),

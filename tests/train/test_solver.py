@@ -290,3 +290,25 @@ def test_a_loss_that_is_not_finite_changes_no_param(folder: Path) -> None:
     for ours, earlier in zip(solver.rule.history, history, strict=True):
         np.testing.assert_array_equal(ours, earlier)
     np.testing.assert_array_equal(solver.net.params[-2], last)
+
+
+def test_layers_can_ask_how_much_of_the_training_is_done(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text("""
+        layer { name: "x" type: "DummyData" top: "x" top: "objects" top: "mean"
+                dummy_data_param { shape { dim: 1 dim: 1 dim: 2 dim: 2 }
+                                   shape { dim: 1 dim: 1 dim: 1 dim: 5 }
+                                   shape { dim: 1 dim: 2 dim: 2 }
+                                   data_filler { value: 0 } data_filler { value: 1 }
+                                   data_filler { value: 3 } } }
+        layer { name: "ae" type: "AssistedExcitation" bottom: "x" bottom: "objects" bottom: "mean"
+                top: "y" }
+        layer { name: "sum" type: "Reduction" bottom: "y" top: "sum" loss_weight: 1 }
+    """)
+    solver = solver_in(
+        tmp_path, base='net: "net.prototxt" base_lr: 0.1 max_iter: 4\nlr_policy: "fixed"'
+    )
+    sums = []
+    for _ in range(4):
+        solver.step(1)
+        sums.append(solver.loss / 3)  # the object covers one pixel
+    np.testing.assert_allclose(sums, np.cos(np.pi / 2 * np.array([0, 1, 2, 3]) / 3), atol=1e-6)

@@ -97,6 +97,7 @@ class _Rules:
             kept=binding.kept,
             out=binding.tops,
             random=binding.random,
+            progress=binding.progress,
         )
         rule = binding.node.layer.forward
         tops, place = binding.tops, binding.place
