@@ -103,11 +103,11 @@ class Pooling(Layer):
                     got=f"{len(self.top)} tops, pool: {self.pool.name}",
                     setting="pool",
                 )
-            if _sees_nothing(slides):
+            if sees_nothing(slides):
                 raise Refusal(
                     f"{self.pool.name} pooling over a window that lies wholly behind the image",
                     expected="stride <= kernel, or sizes at which the last window meets the image",
-                    got=f"bottom of shape {x}, {_shown(slides)}",
+                    got=f"bottom of shape {x}, {shown(slides)}",
                     hint="round_mode: FLOOR leaves that window out",
                     setting="round_mode",
                 )
@@ -179,7 +179,7 @@ class Pooling(Layer):
                 expected="kernel < size + 2 * pad + stride"
                 if self._rounds_up
                 else "kernel <= size + 2 * pad",
-                got=f"bottom of shape {x}, {_shown((h, w))}",
+                got=f"bottom of shape {x}, {shown((h, w))}",
                 setting=self._source_of("kernel", "kernel_size", "h" if h.places < 1 else "w"),
             )
         return h, w
@@ -265,7 +265,7 @@ class Pooling(Layer):
         match self.pool:
             case PoolMethod.AVE:
                 total = _sum(x, slides, call.out[0])
-                return (xp.divide(total, _divisor(xp, slides, x.dtype), out=call.out[0]),)
+                return (xp.divide(total, divisor(xp, slides, x.dtype), out=call.out[0]),)
             case PoolMethod.STOCHASTIC if self.phase is Phase.TEST:
                 return (_expectation(xp, x, slides)[0],)
             case PoolMethod.STOCHASTIC:
@@ -287,11 +287,11 @@ class Pooling(Layer):
         slides = self.slides(BlobType(shape))
         dx = xp.zeros(shape, dy.dtype)
         if self._chooses:
-            if _sees_nothing(slides):
+            if sees_nothing(slides):
                 raise Refusal(
                     "MAX pooling over a window wholly behind the image has no gradient",
                     expected="stride <= kernel, or sizes at which the last window meets the image",
-                    got=f"bottom of shape {BlobType(shape)}, {_shown(slides)}",
+                    got=f"bottom of shape {BlobType(shape)}, {shown(slides)}",
                     hint="round_mode: FLOOR leaves that window out",
                     setting="round_mode",
                 )
@@ -301,7 +301,7 @@ class Pooling(Layer):
                 dx[(..., *pixels)] += dy[(..., *places)] * chosen
             return Gradients((dx,))
         if self.pool is PoolMethod.AVE:
-            share = dy / _divisor(xp, slides, dy.dtype)
+            share = dy / divisor(xp, slides, dy.dtype)
             for _, places, pixels in taps(slides):
                 dx[(..., *pixels)] += share[(..., *places)]
             return Gradients((dx,))
@@ -335,7 +335,7 @@ class Pooling(Layer):
         if not self._padded_mean_differs(slides):
             return (mean,)
         area = slides[0].kernel * slides[1].kernel
-        return (g.op("Mul", mean, g.constant(area / _divisor(g.xp, slides, "float64"))),)
+        return (g.op("Mul", mean, g.constant(area / divisor(g.xp, slides, "float64"))),)
 
     def _lower_max(
         self, g: OnnxBuilder, x: Value, slides: tuple[Slide, Slide]
@@ -343,8 +343,8 @@ class Pooling(Layer):
         masked = len(self.top) > 1
         if self.global_pooling and not masked:
             return (g.op("GlobalMaxPool", x),)
-        settings = _window(slides)
-        if _sees_nothing(slides):
+        settings = window_attributes(slides)
+        if sees_nothing(slides):
             # ONNX pads by less than a kernel; more of it has to be there beforehand.
             if masked:
                 raise g.refuse("a mask over a window that lies wholly behind the image")
@@ -369,7 +369,7 @@ class Pooling(Layer):
             mean: Value = g.op("GlobalAveragePool", x)
             return mean
         padded = any(s.pad for s in slides)
-        mean = g.op("AveragePool", x, count_include_pad=int(padded), **_window(slides))
+        mean = g.op("AveragePool", x, count_include_pad=int(padded), **window_attributes(slides))
         return mean
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
@@ -379,7 +379,7 @@ class Pooling(Layer):
         return signature.tops[0].count * h.kernel * w.kernel
 
 
-def _shown(slides: Sequence[Slide]) -> str:
+def shown(slides: Sequence[Slide]) -> str:
     """Return the settings of both axes, for a message."""
     return "; ".join(
         f"{axis}: kernel {s.kernel}, stride {s.stride}, pad {s.pad}"
@@ -387,7 +387,7 @@ def _shown(slides: Sequence[Slide]) -> str:
     )
 
 
-def _sees_nothing(slides: Sequence[Slide]) -> bool:
+def sees_nothing(slides: Sequence[Slide]) -> bool:
     """Whether the last window along an axis starts behind the image."""
     return any((s.places - 1) * s.stride - s.pad >= s.pixels for s in slides)
 
@@ -397,7 +397,7 @@ def _is_whole(slides: Sequence[Slide]) -> bool:
     return all((s.places, s.kernel, s.pad) == (1, s.pixels, 0) for s in slides)
 
 
-def _divisor(xp: ArrayNamespace, slides: Sequence[Slide], dtype: Any) -> Array:
+def divisor(xp: ArrayNamespace, slides: Sequence[Slide], dtype: Any) -> Array:
     """Return the area (places, places) of each window, as far as the padding goes."""
     h, w = (
         xp.asarray(
@@ -487,7 +487,7 @@ def _draw(xp: ArrayNamespace, x: Array, slides: Sequence[Slide], rng: Any, choic
     return top
 
 
-def _window(slides: Sequence[Slide]) -> dict[str, Any]:
+def window_attributes(slides: Sequence[Slide]) -> dict[str, Any]:
     """Return the attributes of ONNX's pooling operators for as many windows as Caffe has."""
     ends = []
     for s in slides:
