@@ -34,11 +34,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/report/onnx_forms.py": ("Reshape", "an operator of ONNX"),
     "netc/schema/upgrade.py": (
         "AbsVal Accuracy ArgMax BN BNLL BatchNorm Concat ContrastiveLoss Convolution Crop Data "
-        "Deconvolution Dropout DummyData Eltwise EuclideanLoss Exp Flatten HDF5Data HDF5Output "
-        "HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct Input LRN Local MVN "
-        "MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize Pooling Power ROIPooling "
-        "ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split "
-        "TanH Threshold TripletLoss Unpooling WindowData",
+        "Deconvolution Dropout DummyData Eltwise EltwiseAffine EuclideanLoss Exp Flatten "
+        "HDF5Data HDF5Output HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct "
+        "Input LRN Local MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize "
+        "Pooling Power ROIPooling ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice "
+        "Softmax SoftmaxWithLoss Split TanH Threshold TripletLoss Unpooling WindowData",
         "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }

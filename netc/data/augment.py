@@ -394,6 +394,8 @@ def add_noise(
         image[places] = np.resize(param.saltpepper_param.value, image.shape[2]).astype(np.uint8)
     if param.convert_to_hsv:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    if param.convert_to_ycrcb:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
     return image
 
 

@@ -17,6 +17,7 @@ from netc.layers.types import (
     Layer,
     OnnxBuilder,
     ParamType,
+    Part,
     Reads,
     Refusal,
     Signature,
@@ -146,6 +147,40 @@ class Scale(Broadcasting):
         x, scale = bottoms[0], (*bottoms, *params)[1]
         y = g.op("Mul", x, self._onnx(g, scale, x))
         return (g.op("Add", y, self._onnx(g, params[-1], x)) if self.bias_term else y,)
+
+
+@layer("EltwiseAffine", "eltwise_affine_param")
+@dataclass(frozen=True)
+class EltwiseAffine(Layer):
+    """y = slope * x + bias for each channel (axis 1): a Scale layer with a bias, by another name.
+
+    `channel_shared` has one slope and one bias for all channels. Slopes start at 1.0001 and biases
+    at 0.0001 unless their fillers say otherwise.
+
+    Shapes: bottom (N, C, ...) -> top (same); params slope and bias (C,), or ().
+    Source: the fork of the caffenet128 benchmark.
+    """
+
+    slope_filler: Filler | None = None
+    bias_filler: Filler | None = None
+    channel_shared: bool = False
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
+        """Return the Scale layer."""
+        x = bottoms[0]
+        if x.axes < 2:
+            raise Refusal(
+                "the bottom has no channel axis",
+                expected="a bottom of 2 or more axes: (N, C, ...)",
+                got=f"bottom of shape {x}",
+            )
+        scale = Scale(
+            num_axes=0 if self.channel_shared else 1,
+            filler=self.slope_filler or Filler(value=1.0001),
+            bias_term=True,
+            bias_filler=self.bias_filler or Filler(value=0.0001),
+        )
+        return (Part("", scale, ("$b0",), ("$t0",)),)
 
 
 @layer("Bias", "bias_param")

@@ -346,12 +346,14 @@ class NoiseParam:
     clahe: bool = False
     convert_to_hsv: bool = False
     convert_to_lab: bool = False
+    convert_to_ycrcb: bool = False
     all_effects: bool = False
 
     @property
     def needs_color(self) -> bool:
         """Whether something is done that only images of three channels can undergo."""
-        return self.decolorize or self.convert_to_hsv or (self.all_effects and self.prob > 0)
+        converts = self.decolorize or self.convert_to_hsv or self.convert_to_ycrcb
+        return converts or (self.all_effects and self.prob > 0)
 
     def drawn(self, numbers: Sequence[float]) -> NoiseParam:
         """Return what is done to one image, given a number in 0..1 for each of `EFFECTS`."""

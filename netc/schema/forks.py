@@ -34,6 +34,8 @@ IMPLEMENTATION_FIELDS = frozenset(
         "InnerProductParameter": "engine",
         "ReLUParameter": "fuse",
         "SplitParameter": "engine",
+        # Whether something is kept or computed again.
+        "APLParameter": "save_mem",
         # Threads and caches of readers.
         "DataParameter": "threads parser_threads cache precache",
         "ImageDataParameter": "threads cache precache",

@@ -291,6 +291,9 @@ def test_noise() -> None:
         noisy(image, convert_to_hsv=True), cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     )
     np.testing.assert_array_equal(
+        noisy(image, convert_to_ycrcb=True), cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
+    )
+    np.testing.assert_array_equal(
         noisy(image, gauss_blur=True), cv2.GaussianBlur(image, (7, 7), 1.5)
     )
     salt = noisy(image, saltpepper=True, saltpepper_param=SaltPepperParam(0.1, (1, 2, 3)))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from netc.layers.fillers import Filler
-from netc.layers.scale import Bias, Scale
+from netc.layers.scale import Bias, EltwiseAffine, Scale
 from netc.layers.types import BlobType, Reads, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import (
     assert_close,
     check_layer,
@@ -145,3 +146,30 @@ def test_one_gradient_does_not_cost_the_other():
     assert found.params == (None,)
     found = run.backward([smooth(2, 3)], [False], [True])
     assert found.bottoms == (None,)
+
+
+# -- EltwiseAffine
+
+
+@definition("EltwiseAffine")
+@pytest.mark.parametrize("shared", [False, True])
+def test_eltwise_affine_is_a_scale_layer(shared):
+    [part] = EltwiseAffine(channel_shared=shared).expand(BlobType((2, 3, 4)))
+    assert part.name == "" and isinstance(part.layer, Scale)
+    shape = () if shared else (3,)
+    slope, bias = part.layer.infer(BlobType((2, 3, 4))).params
+    assert (slope.shape, slope.filler.value) == (shape, 1.0001)
+    assert (bias.shape, bias.filler.value) == (shape, 0.0001)
+    x, a, b = smooth(2, 3, 4), smooth(*shape, seed=1), smooth(*shape, seed=2)
+    run = check_layer(part.layer, [x], [a, b])
+    for n, c, i in np.ndindex(2, 3, 4):
+        k = () if shared else (c,)
+        assert abs(run.tops[0][n, c, i] - (a[k] * x[n, c, i] + b[k])) < 1e-12
+
+
+def test_eltwise_affine_takes_the_fillers_of_the_text():
+    layer = EltwiseAffine(slope_filler=Filler(value=2.0), bias_filler=Filler(value=3.0))
+    [part] = layer.expand(BlobType((2, 3)))
+    assert [p.filler.value for p in part.layer.infer(BlobType((2, 3))).params] == [2.0, 3.0]
+    with pytest.raises(Refusal, match="channel axis"):
+        layer.expand(BlobType((3,)))

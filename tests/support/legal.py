@@ -379,6 +379,10 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Reorg": (Suits(("N 4 4 2",), {"stride": 2}),),
     "Reshape": (Suits(("N 4 3",), {"shape": BlobShape((0, 2, -1))}),),
     "SPP": (Suits(("N C 4 4",), {"pyramid_height": 2}),),
+    **dict.fromkeys(
+        ("TreepoolKernel1L", "TreepoolMaxAve", "GatedMaxAve"),
+        (Suits(("N C 4 5",), {"kernel_size": (2,), "stride": (2,)}),),
+    ),
     "Sampling": (Suits(("N C", "N C"), values={1: positive}),),
     "Scale": (Suits(), Suits(("N C H", "C"))),
     "SegAccuracy": (Suits(("N 3 H W", "N 1 H W"), values={1: below(3)}),),
