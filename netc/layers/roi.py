@@ -10,7 +10,7 @@ columns, so they are two matrix products here, and the same two in ONNX.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from netc.layers.registry import layer
@@ -20,6 +20,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    CodeHost,
     ForwardCall,
     Gradients,
     Layer,
@@ -472,9 +473,64 @@ def lower_round(g: OnnxBuilder, x: Value) -> Value:
     return rounded
 
 
+@dataclass(frozen=True)
+class SampledPooling(RegionPooling):
+    """Base of the types that interpolate between positions: weights of rows and of columns."""
+
+    def axis(self, xp: ArrayNamespace, regions: Array, axis: int, size: int) -> Array:
+        """Return what each position along an axis of the maps weighs: (R, pooled, size)."""
+        raise NotImplementedError
+
+    def _weights(
+        self, xp: ArrayNamespace, regions: Array, shape: tuple[int, ...], dtype: object
+    ) -> tuple[Array, Array]:
+        """Return what each row and each column weighs: (R, rows, N * H) and (R, columns, W).
+
+        The rows of all images lie one behind the other; those of others than the region's weigh 0.
+        """
+        n, _, height, width = shape
+        images = self.images(xp, regions, n)
+        rows, columns = (
+            self.axis(xp, regions, axis, size).astype(dtype)
+            for axis, size in enumerate((height, width))
+        )
+        own = images[:, None] == xp.arange(n)
+        rows = rows[:, :, None, :] * own[:, None, :, None]
+        return rows.reshape(len(regions), rows.shape[1], n * height), columns
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (x, regions) = call.xp, call.bottoms
+        n, channels, height, width = x.shape
+        rows, columns = self._weights(xp, self.rows(regions), x.shape, x.dtype)
+        maps = x.transpose(0, 2, 1, 3).reshape(n * height, channels * width)
+        strips = xp.matmul(rows, maps).reshape(-1, rows.shape[1], channels, width)
+        y = xp.matmul(strips, columns.transpose(0, 2, 1)[:, None])
+        return (y.transpose(0, 2, 1, 3),)
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        xp, (x, regions), dy = call.xp, call.bottoms, call.top_diffs[0]
+        n, channels, height, width = x.shape
+        rows, columns = self._weights(xp, self.rows(regions), x.shape, dy.dtype)
+        strips = xp.matmul(dy.transpose(0, 2, 1, 3), columns[:, None])
+        rows = rows.reshape(-1, n * height)
+        maps = xp.matmul(rows.T, strips.reshape(len(rows), channels * width))
+        dx = maps.reshape(n, height, channels, width).transpose(0, 2, 1, 3)
+        return Gradients((dx, None))
+
+
+@dataclass(frozen=True, slots=True)
+class GridParam:
+    """A `roi_pooling_param` message of ROIAlign: the settings of ROIGridAlign."""
+
+    pooled_h: int = 0
+    pooled_w: int = 0
+    spatial_scale: float = 1.0
+    pad_ratio: float = 0.0
+
+
 @layer("ROIAlign", "roi_align_param")
 @dataclass(frozen=True)
-class ROIAlign(RegionPooling):
+class ROIAlign(SampledPooling):
     """The mean of bilinear samples in each of `pooled_h` x `pooled_w` bins of a region.
 
     Shapes: maps (N, C, H, W), regions (R, 5) -> (R, C, pooled_h, pooled_w). Nothing is rounded: a
@@ -483,6 +539,8 @@ class ROIAlign(RegionPooling):
     out is 0. A region is at least 1 x 1 positions; with `aligned` it may be smaller, and lies half
     a position up and to the left, where the centres of pixels are.
 
+    With `roi_pooling_param` the layer is that of MS-CNN and Cascade R-CNN, ROIGridAlign.
+
     Source: K. He et al., "Mask R-CNN", 2017; the numbers are those of ONNX's RoiAlign.
     """
 
@@ -490,6 +548,20 @@ class ROIAlign(RegionPooling):
     pooled_w: int = 0
     sampling_ratio: int = 0
     aligned: bool = False
+    roi_pooling_param: GridParam | None = None
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        grid = self.roi_pooling_param
+        if grid is None:
+            return self
+        if replace(self, roi_pooling_param=None) != ROIAlign():
+            raise Refusal(
+                "roi_align_param and roi_pooling_param exclude each other",
+                expected="one of the two",
+                got="both",
+                setting="roi_pooling_param",
+            )
+        return ROIGridAlign(grid.spatial_scale, grid.pooled_h, grid.pooled_w, grid.pad_ratio)
 
     def pooled(self) -> tuple[int, int]:
         check_size(self, "pooled_h", "pooled_w")
@@ -502,27 +574,10 @@ class ROIAlign(RegionPooling):
             )
         return self.pooled_h, self.pooled_w
 
-    def _weights(
-        self, xp: ArrayNamespace, regions: Array, shape: tuple[int, ...], dtype: object
-    ) -> tuple[Array, Array]:
-        """Return what each row and each column weighs: (R, pooled_h, N * H) and (R, pooled_w, W).
-
-        The rows of all images lie one behind the other; those of others than the region's weigh 0.
-        """
-        n, _, height, width = shape
-        images = self.images(xp, regions, n)
+    def axis(self, xp: ArrayNamespace, regions: Array, axis: int, size: int) -> Array:
         corners = regions[:, 1:] * self.spatial_scale - (0.5 if self.aligned else 0.0)
-        rows, columns = (
-            self._axis(xp, corners[:, 1 - axis], corners[:, 3 - axis], bins, size).astype(dtype)
-            for axis, (bins, size) in enumerate(((self.pooled_h, height), (self.pooled_w, width)))
-        )
-        own = images[:, None] == xp.arange(n)
-        rows = rows[:, :, None, :] * own[:, None, :, None]
-        return rows.reshape(len(regions), self.pooled_h, n * height), columns
-
-    def _axis(self, xp: ArrayNamespace, start: Array, end: Array, bins: int, size: int) -> Array:
-        """Return what each position along one axis weighs in each bin: (R, bins, size)."""
-        length = end - start
+        start, bins = corners[:, 1 - axis], self.pooled()[axis]
+        length = corners[:, 3 - axis] - start
         if not self.aligned:
             length = xp.maximum(length, 1)
         step = length / bins
@@ -543,25 +598,6 @@ class ROIAlign(RegionPooling):
             hat = xp.maximum(1 - xp.abs(at[..., None] - position), 0)
             weights += hat * counts[..., None]
         return weights / xp.maximum(samples, 1)[:, None, None]
-
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        xp, (x, regions) = call.xp, call.bottoms
-        n, channels, height, width = x.shape
-        rows, columns = self._weights(xp, self.rows(regions), x.shape, x.dtype)
-        maps = x.transpose(0, 2, 1, 3).reshape(n * height, channels * width)
-        strips = xp.matmul(rows, maps).reshape(-1, self.pooled_h, channels, width)
-        y = xp.matmul(strips, columns.transpose(0, 2, 1)[:, None])
-        return (y.transpose(0, 2, 1, 3),)
-
-    def backward(self, call: BackwardCall) -> Gradients:
-        xp, (x, regions), dy = call.xp, call.bottoms, call.top_diffs[0]
-        n, channels, height, width = x.shape
-        rows, columns = self._weights(xp, self.rows(regions), x.shape, dy.dtype)
-        strips = xp.matmul(dy.transpose(0, 2, 1, 3), columns[:, None])
-        rows = rows.reshape(-1, n * height)
-        maps = xp.matmul(rows.T, strips.reshape(len(rows), channels * width))
-        dx = maps.reshape(n, height, channels, width).transpose(0, 2, 1, 3)
-        return Gradients((dx, None))
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         """Return four products for each sample; without `sampling_ratio` 2 x 2 are assumed."""
@@ -597,3 +633,100 @@ class ROIAlign(RegionPooling):
                 spatial_scale=self.spatial_scale,
             ),
         )
+
+
+@layer("ROIGridAlign", "roi_pooling_param")
+@dataclass(frozen=True)
+class ROIGridAlign(SampledPooling):
+    """Bilinear samples at the corners of `pooled_h` x `pooled_w` bins of a region.
+
+    Shapes: maps (N, C, H, W), regions (R, 5) -> (R, C, pooled_h + 1, pooled_w + 1); the mean of 2 x
+    2 neighbours, which such nets take next, is that of a bin. A region may first grow by
+    `pad_ratio` times its size on each side. Positions are `spatial_scale` times pixels, less one
+    half. A sample up to half a position outside the maps takes the value at their edge, one further
+    out is 0, and so are all those of a region without width or height.
+
+    A layer of type ROIAlign with `roi_pooling_param` becomes this one.
+
+    Source: the forks of Caffe of MS-CNN and Cascade R-CNN.
+    """
+
+    pooled_h: int = 0
+    pooled_w: int = 0
+    pad_ratio: float = 0.0
+
+    def pooled(self) -> tuple[int, int]:
+        check_size(self, "pooled_h", "pooled_w")
+        return self.pooled_h + 1, self.pooled_w + 1
+
+    def axis(self, xp: ArrayNamespace, regions: Array, axis: int, size: int) -> Array:
+        low, high = regions[:, 2 - axis], regions[:, 4 - axis]
+        pad = (high - low + 1) * self.pad_ratio
+        start = (low - pad) * self.spatial_scale - 0.5
+        length = (high + pad) * self.spatial_scale - 0.5 - start
+        samples = self.pooled()[axis]
+        at = start[:, None] + length[:, None] * (xp.arange(samples) / (samples - 1))
+        counts = (at >= -0.5) & (at <= size - 0.5) & (length > 0)[:, None]
+        at = xp.clip(at, 0, size - 1)
+        hat = xp.maximum(1 - xp.abs(at[..., None] - xp.arange(size)), 0)
+        return hat * counts[..., None]
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        """Return four products for each sample."""
+        return 4 * signature.tops[0].count
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        """Give the two matrix products of the forward rule: RoiAlign of ONNX ends maps earlier."""
+        x, regions = bottoms
+        n, channels, height, width = x.shape
+        count, (high, wide) = regions.shape[0], self.pooled()
+        regions = g.reshape(regions, (count, REGION))
+        rows, columns = (
+            self._lower_axis(g, regions, axis, size) for axis, size in enumerate((height, width))
+        )
+        images = g.op("Floor", lower_column(g, regions, 0))
+        own = g.op("Equal", images, g.constant([list(map(float, range(n)))]))
+        own = g.reshape(g.cast(own, "float32"), (count, 1, n, 1))
+        rows = g.op("Mul", g.reshape(rows, (count, high, 1, height)), own)
+        maps = g.reshape(g.op("Transpose", x, perm=[0, 2, 1, 3]), (n * height, channels * width))
+        strips = g.op("MatMul", g.reshape(rows, (count, high, n * height)), maps)
+        columns = g.op("Transpose", columns, perm=[0, 2, 1])
+        y = g.op(
+            "MatMul",
+            g.reshape(strips, (count, high, channels, width)),
+            g.reshape(columns, (count, 1, width, wide)),
+        )
+        return (g.op("Transpose", y, perm=[0, 2, 1, 3]),)
+
+    def _lower_axis(self, g: OnnxBuilder, regions: Value, axis: int, size: int) -> Value:
+        """Return `axis` in ONNX."""
+        low, high = (lower_column(g, regions, column - axis) for column in (2, 4))
+        pad = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
+        pad = g.op("Mul", pad, g.constant(self.pad_ratio))
+        scale, half = g.constant(self.spatial_scale), g.constant(0.5)
+        start = g.op("Sub", g.op("Mul", g.op("Sub", low, pad), scale), half)
+        end = g.op("Sub", g.op("Mul", g.op("Add", high, pad), scale), half)
+        length, samples = g.op("Sub", end, start), self.pooled()[axis]
+        steps = g.constant([[i / (samples - 1) for i in range(samples)]])
+        at = g.op("Add", start, g.op("Mul", length, steps))
+        outside = g.op(
+            "Or",
+            g.op("Less", at, g.constant(-0.5)),
+            g.op("Greater", at, g.constant(size - 0.5)),
+        )
+        counts = g.op("And", g.op("Not", outside), g.op("Greater", length, g.constant(0.0)))
+        at = g.op("Max", at, g.constant(0.0))
+        at = g.op("Min", at, g.constant(float(size - 1)))
+        count = regions.shape[0]
+        apart = g.op(
+            "Sub",
+            g.reshape(at, (count, samples, 1)),
+            g.constant([[list(map(float, range(size)))]]),
+        )
+        hat = g.op("Sub", g.constant(1.0), g.op("Abs", apart))
+        hat = g.op("Max", hat, g.constant(0.0))
+        counts = g.reshape(g.cast(counts, "float32"), (count, samples, 1))
+        weights: Value = g.op("Mul", hat, counts)
+        return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,8 @@ def average_precision(
 
     `right` tells which of them are; `objects` is how many there are to be found. `version` names
     the rule: "Integral" (as it is), "MaxIntegral" (of the best precision at this recall or more;
-    Pascal VOC 2010) or "11point" (the mean of that at the recalls 0, 0.1, ... 1; Pascal VOC 2007).
+    Pascal VOC 2010), "11point" (the mean of that at the recalls 0, 0.1, ... 1; Pascal VOC 2007) or
+    "101point" (at 0, 0.01, ... 1; COCO).
     """
     if not objects or not scores.size:
         return 0.0
@@ -86,9 +88,9 @@ def _max_integral(precision: NDArray[np.float64], recall: NDArray[np.float32]) -
     return _integral(_best_from_here(precision), recall)
 
 
-def _11_points(precision: NDArray[np.float64], recall: NDArray[np.float32]) -> float:
+def _at_points(steps: float, precision: NDArray[np.float64], recall: NDArray[np.float32]) -> float:
     best = np.append(_best_from_here(precision), 0.0)
-    points = [j / 10.0 for j in range(11)]
+    points = [j / steps for j in range(int(steps) + 1)]
     return float(best[np.searchsorted(recall.astype(np.float64), points)].mean())
 
 
@@ -100,7 +102,8 @@ def _best_from_here(precision: NDArray[np.float64]) -> NDArray[np.float64]:
 _RULES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float32]], float]] = {
     "Integral": _integral,
     "MaxIntegral": _max_integral,
-    "11point": _11_points,
+    "11point": partial(_at_points, 10.0),
+    "101point": partial(_at_points, 100.0),
 }
 
 

@@ -197,7 +197,7 @@ _CHOICES = {
     "weight_decay_policy": ("fixed", "poly"),
     "larc_policy": ("scale", "clip"),
     "eval_type": ("classification", "detection"),
-    "ap_version": ("Integral", "MaxIntegral", "11point"),
+    "ap_version": ("Integral", "MaxIntegral", "11point", "101point"),
 }
 # The least value of a setting.
 _LEAST = {

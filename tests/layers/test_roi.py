@@ -1,8 +1,9 @@
-"""ROIPooling, PSROIPooling, ROIAlign: against loops over the definition, and ONNX Runtime."""
+"""Pooling of regions: against loops over the definitions, and ONNX Runtime."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from onnx import TensorProto, helper
 
 from netc.errors import NetcError
 from netc.export import DEFAULT_OPSET, OLDEST_OPSET, Session, lower_layer
-from netc.layers.roi import NOT_RUN, PSROIPooling, ROIAlign, ROIPooling
+from netc.layers.roi import (
+    NOT_RUN,
+    GridParam,
+    PSROIPooling,
+    ROIAlign,
+    ROIGridAlign,
+    ROIPooling,
+)
 from netc.layers.types import BlobType, Layer, Refusal
 from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, distinct, forward
@@ -126,6 +134,23 @@ def align_definition(x, regions, layer):
     return y
 
 
+@definition("ROIGridAlign")
+def grid_definition(x, regions, layer):
+    ph, pw = layer.pooled_h, layer.pooled_w
+    y = np.zeros((len(regions), x.shape[1], ph + 1, pw + 1))
+    for r, (n, x1, y1, x2, y2) in enumerate(regions):
+        dx, dy = ((b - a + 1) * layer.pad_ratio for a, b in ((x1, x2), (y1, y2)))
+        x1, y1, x2, y2 = (
+            c * layer.spatial_scale - 0.5 for c in (x1 - dx, y1 - dy, x2 + dx, y2 + dy)
+        )
+        for c, i, j in np.ndindex(*y.shape[1:]):
+            at = y1 + i * (y2 - y1) / ph, x1 + j * (x2 - x1) / pw
+            inside = all(-0.5 <= a <= s - 0.5 for a, s in zip(at, x.shape[2:], strict=True))
+            if x1 < x2 and y1 < y2 and inside:
+                y[r, c, i, j] = bilinear(x[int(n), c], *at)
+    return y
+
+
 @pytest.mark.parametrize(("ph", "pw"), [(2, 2), (4, 1), (3, 5), (7, 7)])
 def test_roi_pooling_is_the_maximum_of_bins(ph: int, pw: int) -> None:
     x = distinct(2, 3, 7, 11)
@@ -183,6 +208,27 @@ def test_roi_align_is_the_mean_of_samples(ratio: int, aligned: bool) -> None:
     regions = REGIONS[[0, 1, 2, 3, 4, 6]] if aligned else REGIONS
     run = forward(layer, [x, regions])
     np.testing.assert_allclose(run.tops[0], align_definition(x, regions, layer), atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "pad"), [((2, 3), 0.0), ((1, 4), 0.25)])
+def test_samples_at_the_corners_of_bins(size: tuple[int, int], pad: float) -> None:
+    x = distinct(2, 2, 7, 11)
+    layer = ROIGridAlign(0.3, *size, pad_ratio=pad)
+    run = check_layer(layer, [x, REGIONS])
+    np.testing.assert_allclose(run.tops[0], grid_definition(x, REGIONS, layer), atol=1e-12)
+    # The rest is behind the border of the maps, and float32 may take another side of it.
+    assert check_lowering(ROIGridAlign(0.25, *size, pad_ratio=pad), [x, REGIONS])
+
+
+def test_the_text_tells_which_samples_are_meant() -> None:
+    grid = GridParam(7, 6, 0.25, 0.5)
+    assert ROIAlign(roi_pooling_param=grid).resolve(None) == ROIGridAlign(0.25, 7, 6, 0.5)
+    plain = ROIAlign(pooled_h=7, pooled_w=7)
+    assert plain.resolve(None) is plain
+    with pytest.raises(Refusal, match="exclude each other"):
+        replace(plain, roi_pooling_param=grid).resolve(None)
+    with pytest.raises(Refusal, match="pooled_w is missing"):
+        ROIGridAlign(pooled_h=2).infer(BlobType((1, 3, 4, 4)), BlobType((2, 5)))
 
 
 def test_the_first_of_equal_maxima_takes_the_gradient() -> None:

@@ -365,6 +365,11 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("1 C 6 6", "R 5"), {"spatial_scale": 0.25, "pooled_h": 2, "pooled_w": 3}, {1: regions}
         ),
     ),
+    "ROIGridAlign": (
+        Suits(
+            ("1 C 6 6", "R 5"), {"spatial_scale": 0.25, "pooled_h": 2, "pooled_w": 3}, {1: regions}
+        ),
+    ),
     "ROIPooling": (
         Suits(
             ("1 C 6 6", "R 5"), {"spatial_scale": 0.25, "pooled_h": 2, "pooled_w": 3}, {1: regions}

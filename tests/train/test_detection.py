@@ -28,6 +28,7 @@ SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
         ("Integral", (1 + 2 / 3 + 3 / 4) / 4),
         ("MaxIntegral", (1 + 3 / 4 + 3 / 4) / 4),
         ("11point", (3 * 1 + 5 * 3 / 4) / 11),
+        ("101point", (26 * 1 + 50 * 3 / 4) / 101),
     ],
 )
 def test_average_precision_by_hand(version: str, expected: float) -> None:
@@ -41,7 +42,7 @@ def test_average_precision_by_hand(version: str, expected: float) -> None:
 @given(
     right=st.lists(st.booleans(), min_size=1, max_size=30),
     more=st.integers(0, 5),
-    version=st.sampled_from(["Integral", "MaxIntegral", "11point"]),
+    version=st.sampled_from(["Integral", "MaxIntegral", "11point", "101point"]),
 )
 def test_average_precision_point_by_point(right: list[bool], more: int, version: str) -> None:
     objects = max(sum(right) + more, 1)
@@ -50,9 +51,11 @@ def test_average_precision_point_by_point(right: list[bool], more: int, version:
         hits += hit
         points.append((float(np.float32(hits) / np.float32(objects)), hits / n))
     expected, before = 0.0, 0.0
-    if version == "11point":
-        for tenth in range(11):
-            expected += max((p for r, p in points if r >= tenth / 10.0), default=0.0) / 11
+    if version.endswith("point"):
+        count = int(version.removesuffix("point"))
+        for step in range(count):
+            at = step / (count - 1)
+            expected += max((p for r, p in points if r >= at), default=0.0) / count
     else:
         for i, (recall, precision) in enumerate(points):
             best = max(p for _, p in points[i:]) if version == "MaxIntegral" else precision
