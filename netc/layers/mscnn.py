@@ -840,6 +840,35 @@ class BoxGroupOutput(RegionOutput):
         return found
 
 
+def moved_regions(xp: ArrayNamespace, corners: Array, moves: Array) -> Array:
+    """Return regions (..., 4), both corners belonging to them, moved by (..., 4) of their sizes."""
+    low, high = corners[..., :2], corners[..., 2:]
+    size = high - low + 1
+    centre = (low + high) / 2 + moves[..., :2] * size
+    size = size * xp.exp(moves[..., 2:]) - 1
+    low = centre - size / 2
+    return xp.concatenate((low, low + size), axis=-1)
+
+
+def lower_columns(g: OnnxBuilder, x: Value, first: int, last: int) -> Value:
+    """Return the places first..last-1 of the last axis in ONNX."""
+    bounds = (g.constant([number], "int64") for number in (first, last, len(x.shape) - 1))
+    cut: Value = g.op("Slice", x, *bounds)
+    return cut
+
+
+def lower_moved_regions(g: OnnxBuilder, regions: Value, moves: Value) -> tuple[Value, Value]:
+    """Return the low and the high corners of `moved_regions` in ONNX, for rows (R, 5 or more)."""
+    low, high = lower_columns(g, regions, 1, 3), lower_columns(g, regions, 3, REGION)
+    shift, grow = lower_columns(g, moves, 0, 2), lower_columns(g, moves, 2, BOX)
+    size = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
+    centre = g.op("Mul", g.op("Add", low, high), g.constant(0.5))
+    centre = g.op("Add", centre, g.op("Mul", shift, size))
+    size = g.op("Sub", g.op("Mul", size, g.op("Exp", grow)), g.constant(1.0))
+    low = g.op("Sub", centre, g.op("Mul", size, g.constant(0.5)))
+    return low, g.op("Add", low, size)
+
+
 @layer("DecodeBBox", "decode_bbox_param")
 @dataclass(frozen=True)
 class DecodeBBox(Layer):
@@ -908,13 +937,8 @@ class DecodeBBox(Layer):
             b.reshape(count, b.size // max(count, 1)) for b in call.bottoms
         )
         mean, std = (xp.asarray(v, regions.dtype) for v in self.bbox_reg_param.values())
-        moves = predictions[:, BOX:] * std + mean
-        low, high = regions[:, 1:3], regions[:, 3:]
-        size = high - low + 1
-        centre = (low + high) / 2 + moves[:, :2] * size
-        size = size * xp.exp(moves[:, 2:]) - 1
-        low = centre - size / 2
-        rows = xp.concatenate((regions[:, :1], low, low + size), axis=1)
+        corners = moved_regions(xp, regions[:, 1:], predictions[:, BOX:] * std + mean)
+        rows = xp.concatenate((regions[:, :1], corners), axis=1)
         rows = xp.where((regions != 0).any(axis=1, keepdims=True), rows, 0)
         if self.phase is Phase.TRAIN:
             right = (rows[:, 1:3] <= rows[:, 3:]).all(axis=1)
@@ -938,26 +962,10 @@ class DecodeBBox(Layer):
         predictions = g.reshape(predictions, (count, 2 * BOX))
         regions = g.reshape(regions, (count, REGION))
         mean, std = self.bbox_reg_param.values()
-
-        def columns(x: Value, first: int, last: int) -> Value:
-            bounds = (g.constant([number], "int64") for number in (first, last, 1))
-            cut: Value = g.op("Slice", x, *bounds)
-            return cut
-
-        def moves(first: int) -> Value:
-            rows = slice(first, first + 2)
-            value = columns(predictions, BOX + first, BOX + first + 2)
-            value = g.op("Mul", value, g.constant([std[rows]]))
-            moved: Value = g.op("Add", value, g.constant([mean[rows]]))
-            return moved
-
-        low, high = columns(regions, 1, 3), columns(regions, 3, REGION)
-        size = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
-        centre = g.op("Mul", g.op("Add", low, high), g.constant(0.5))
-        centre = g.op("Add", centre, g.op("Mul", moves(0), size))
-        size = g.op("Sub", g.op("Mul", size, g.op("Exp", moves(2))), g.constant(1.0))
-        low = g.op("Sub", centre, g.op("Mul", size, g.constant(0.5)))
-        rows = g.op("Concat", columns(regions, 0, 1), low, g.op("Add", low, size), axis=1)
+        moves = lower_columns(g, predictions, BOX, 2 * BOX)
+        moves = g.op("Add", g.op("Mul", moves, g.constant([std])), g.constant([mean]))
+        corners = lower_moved_regions(g, regions, moves)
+        rows = g.op("Concat", lower_columns(g, regions, 0, 1), *corners, axis=1)
         used = g.op("MatMul", g.op("Abs", regions), g.constant([[1.0]] * REGION))
         rows = g.op("Where", g.op("Greater", used, g.constant(0.0)), rows, g.constant(0.0))
         return (g.reshape(rows, shape),)

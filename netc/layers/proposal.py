@@ -43,8 +43,9 @@ SCALES = (8.0, 16.0, 32.0)
 PRE_NMS_TOPN = {Phase.TRAIN: 12000, Phase.TEST: 6000}
 POST_NMS_TOPN = {Phase.TRAIN: 2000, Phase.TEST: 300}
 
-# The values of a true box of several images: image, x1, y1, x2, y2, class, ignored.
-TRUTH = 7
+# The values of a true box of several images: image, x1, y1, x2, y2, class, ignored, and in Cascade
+# R-CNN whether it is difficult.
+TRUTH, CASCADE_TRUTH = 7, 8
 # The least side of a region drawn at random, in pixels, and how often one is drawn anew.
 SIDE, TRIES = 32, 1000
 
@@ -786,14 +787,19 @@ class ImageProposalTarget(ImageTargets):
     images of `img_width` x `img_height` that overlap no true box by `fg_thr`. With a `batch_size`
     of -1 all regions with a class are chosen.
 
+    Where true boxes have 8 values, as Cascade R-CNN's, an image of -1 is none, and the batch may
+    stay smaller than `batch_size`: one box is drawn at random where there would be no region at
+    all.
+
     Targets are the shifts to the true box, without `bbox_mean` and divided by `bbox_std` of
     `bbox_reg_param`, at the class's four places (without its `cls_aware` at class 1's of two), with
     weights of 1.
 
-    Shapes: regions (R, 5), truth (G, 7) as image, x1, y1, x2, y2, class, ignored -> regions (B, 5),
-    labels (B, 1, 1, 1), targets, inside weights and outside weights (B, 4K), matches (B, 6): class,
-    true box, overlap, zeros for class 0. B is `batch_size`, or for -1 at most R + G; where the
-    shape must stay, those chosen then fill it up again and again. No gradient.
+    Shapes: regions (R, 5), truth (G, 7) as image, x1, y1, x2, y2, class, ignored, or (G, 8) with
+    difficult, which nobody looks at -> regions (B, 5), labels (B, 1, 1, 1), targets, inside weights
+    and outside weights (B, 4K), matches (B, 6): class, true box, overlap, zeros for class 0. B is
+    `batch_size`, or for -1 at most R + G; where the shape must stay, those chosen then fill it up
+    again and again. No gradient.
 
     ONNX: none, it makes targets for training.
 
@@ -822,7 +828,8 @@ class ImageProposalTarget(ImageTargets):
                     got=f"{getattr(self, name) or 0:g}",
                     setting=name,
                 )
-        count = check_regions(regions, "bottom 0") + check_rows(truth, 1, TRUTH)
+        columns = CASCADE_TRUTH if truth.shape[1:2] == (CASCADE_TRUTH,) else TRUTH
+        count = check_regions(regions, "bottom 0") + check_rows(truth, 1, columns)
         if self.batch_size > 0:
             count = self.batch_size
         wide = BlobType((count, 4 * self._places))
@@ -842,6 +849,8 @@ class ImageProposalTarget(ImageTargets):
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, dtype = call.xp, call.bottoms[0].dtype
         given, truth = (without_padding(b).astype("float64") for b in call.bottoms)
+        if truth.shape[1] == CASCADE_TRUTH:
+            truth = truth[truth[:, 0] != -1]
         self._check(xp, given, truth)
         regions = xp.concatenate([given, truth[:, :5]])
         shared = xp.zeros((len(regions), max(len(truth), 1)))
@@ -909,17 +918,22 @@ class ImageProposalTarget(ImageTargets):
             ignored = objects & (truth[nearest, 6] != 0)
         background = (most >= self.bg_thr_lw) & (most < self.bg_thr_hg)
         (front,), (back,) = xp.nonzero(objects & ~ignored), xp.nonzero(background)
-        if self.batch_size < 0:
+        missing, random = 0, call.random()
+        if self.batch_size > 0:
+            count = min(int(self.fg_fraction * self.batch_size + 0.5), len(front))
+            front = front[xp.asarray(random.permutation(len(front))[:count])]
+            count = self.batch_size - count
+            if len(back) > count:
+                return front, back[xp.asarray(random.permutation(len(back))[:count])], regions
+            (others,) = xp.nonzero(~objects & ~background)
+            back = xp.concatenate([back, others])[:count]
+            missing = count - len(back)
+        if truth.shape[1] == CASCADE_TRUTH:
+            has_size = min(self.img_width, self.img_height) > SIDE
+            missing = int(has_size and not len(front) + len(back))
+        if not missing:
             return front, back, regions
-        random = call.random()
-        count = min(int(self.fg_fraction * self.batch_size + 0.5), len(front))
-        front = front[xp.asarray(random.permutation(len(front))[:count])]
-        count = self.batch_size - count
-        if len(back) > count:
-            return front, back[xp.asarray(random.permutation(len(back))[:count])], regions
-        (others,) = xp.nonzero(~objects & ~background)
-        back = xp.concatenate([back, others])[:count]
-        drawn = self._drawn(xp, random, truth, count - len(back))
+        drawn = self._drawn(xp, random, truth, missing)
         more = xp.arange(len(regions), len(regions) + len(drawn))
         return front, xp.concatenate([back, more]), xp.concatenate([regions, drawn])
 

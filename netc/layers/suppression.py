@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from netc.layers.boxes import lower_halves, suppress
+from netc.layers.losses import FLT_MIN
 from netc.layers.registry import layer
 from netc.layers.types import (
     Arity,
@@ -101,14 +102,16 @@ def placed(call: ForwardCall, rows: Array, images: int) -> Array:
 class Selection:
     """Which boxes become detections: by score, then by overlap, then the best of each image.
 
-    `labels` are the classes in the order of the scores' rows. A score must be above `threshold`.
-    `keep` is the number of detections for each image, negative for all.
+    `labels` are the classes in the order of the scores' rows. A score must be above `threshold`,
+    or, with `inclusive`, at least that. `keep` is the number of detections for each image, negative
+    for all.
     """
 
     nms: NmsParam
     labels: tuple[int, ...]
     threshold: float = -FLT_MAX
     keep: int = -1
+    inclusive: bool = False
 
     def per_image(self, n_boxes: int) -> int:
         """Return how many detections an image with boxes for each class can have at most."""
@@ -116,12 +119,17 @@ class Selection:
         return most if self.keep < 0 else min(self.keep, most)
 
     def detections(self, call: ForwardCall, boxes: Array, scores: Array) -> Array:
-        """Return the top, from boxes (N, 1 or labels, R, 4) and scores (N, labels, R).
+        """Return the top, from boxes (N, 1 or labels, R, 4) and scores (N, labels, R)."""
+        return placed(call, self.chosen(call.xp, boxes, scores), len(scores))
 
-        Its rows are in the order of image, class and falling score; of equal scores the first.
+    def chosen(self, xp: ArrayNamespace, boxes: Array, scores: Array) -> Array:
+        """Return rows of image, class, score, box, from boxes and scores as for `detections`.
+
+        They are in the order of image, class and falling score; of equal scores the first.
         """
-        xp, (n, count, n_boxes) = call.xp, scores.shape
-        scores = xp.where(scores > self.threshold, scores, -xp.inf)
+        n, count, n_boxes = scores.shape
+        counts = scores >= self.threshold if self.inclusive else scores > self.threshold
+        scores = xp.where(counts, scores, -xp.inf)
         # Only as many of the best as have a score at all.
         counts = (scores > -xp.inf).sum(axis=2)
         k = min(self.nms.looked_at(n_boxes), int(counts.max()) if counts.size else 0)
@@ -144,7 +152,7 @@ class Selection:
         rows[:, 1] = xp.asarray(self.labels)[label]
         rows[:, 2] = scores[image, label, rank]
         rows[:, 3:] = boxes[image, label, rank]
-        return placed(call, rows, n)
+        return rows
 
     def _best(self, xp: ArrayNamespace, scores: Array, stays: Array) -> Array:
         """Return which boxes are among the `keep` best of their image."""
@@ -179,6 +187,14 @@ class Selection:
         stays = self._lower_stays(g, boxes, scores, ordered)
         return self._lower_rows(g, boxes, scores, stays)
 
+    def _exclusive(self, xp: ArrayNamespace) -> float:
+        """Return the number that a score must be above, as a float32."""
+        if not self.inclusive:
+            return self.threshold
+        # Not a number so near to 0 that a runtime may take it for 0.
+        before = xp.nextafter(xp.float32(self.threshold), xp.float32(-FLT_MAX))
+        return min(float(before), self.threshold - FLT_MIN)
+
     def _lower_stays(self, g: OnnxBuilder, boxes: Value, scores: Value, ordered: bool) -> Value:
         """Return which boxes (rows, k, 4) stay: bools (rows, k)."""
         rows, k = boxes.shape[:2]
@@ -192,7 +208,7 @@ class Selection:
             scores,
             g.constant([k], "int64"),
             g.constant([min(self.nms.nms_threshold, 1.0)]),
-            g.constant([self.threshold]),
+            g.constant([self._exclusive(g.xp)]),
         )
         places = g.op("Gather", chosen, g.constant([0, 2], "int64"), axis=1)
         ones = g.op("Gather", chosen, g.constant(1, "int64"), axis=1)  # zeros: the only class

@@ -23,13 +23,15 @@ ROW = 5
 def check_detection(settings: SolverSettings, graph: Graph) -> None:
     """Refuse a test net of which the solver's eval_type asks for what it does not give."""
     for blob in _outputs(graph) if settings.eval_type == "detection" else ():
-        if blob.type.axes != 4 or blob.shape[:2] != (1, 1) or blob.shape[3] != ROW:
+        rows = blob.type.count // ROW
+        if blob.shape not in ((1, 1, rows, ROW), (rows, ROW, 1, 1)):
             node = graph.nodes[blob.node]
             raise fail(
                 f"eval_type detection cannot judge the test net's output '{blob.name}'",
                 span=node.span,
                 layer=node.label,
-                expected=f"the top of a DetectionEvaluate layer, of shape (1, 1, rows, {ROW})",
+                expected=f"the top of a DetectionEvaluate layer, of shape (1, 1, rows, {ROW}), or "
+                f"(rows, {ROW}, 1, 1)",
                 got=f"shape {blob.type}",
                 hint="let a Silence layer read the other outputs of the test net",
             )

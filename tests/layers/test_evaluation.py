@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netc.errors import NetcError
-from netc.layers.evaluation import DetectionEvaluate, SizeFile, in_pixels
+from netc.layers.evaluation import DetectionEvaluate, RegionEvaluate, SizeFile, in_pixels
 from netc.layers.transform import ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Refusal
 from tests.support.audit import definition
@@ -178,6 +178,78 @@ def test_the_file_is_read_by_a_layer_of_its_own() -> None:
     assert parts[1].layer == DetectionEvaluate(num_classes=2)
     assert parts[1].bottoms == ("$b0", "$b1", *parts[0].tops)
     assert replace(layer, name_size_file="").expand() is None
+
+
+def test_an_image_without_detections_has_a_line_too() -> None:
+    layer = DetectionEvaluate(num_classes=2)
+    sizes, wanted = np.array([[[10, 10], [10, 20], [10, 30]]], np.float64), objects([(0, 1, *BOX)])
+    nothing = detections((0, *[-1] * 6), (1, *[-1] * 6))
+    assert forward(layer, [nothing, wanted, sizes], kept=[np.zeros(1)]).kept[0] == 2
+
+
+# -- Cascade R-CNN's -------------------------------------------------------------------------------
+
+
+@definition("RegionEvaluate")
+def regions_slowly(layer: RegionEvaluate, found, wanted, before, after) -> list[Row]:
+    """As of DetectionEvaluate, in pixels of the images."""
+
+    def scaled(row: Row, image: int, ends: Row) -> Row:
+        (h, w), (high, wide) = after[image], before[image]
+        x1, y1, x2, y2 = (v * s for v, s in zip(ends, (w / wide, h / high) * 2, strict=True))
+        # Both corners belong to a box.
+        return (*row, x1, y1, x2 + 1, y2 + 1)
+
+    rows = [scaled((r[0], r[5], r[6]), int(r[0]), r[1:5]) for r in found if r[5] != -1]
+    there = [(*scaled((o[0], o[5], 0), int(o[0]), o[1:5]), o[7]) for o in wanted if o[0] != -1]
+    return slowly(layer, rows, there)
+
+
+@pytest.mark.parametrize("difficult", [False, True])
+def test_regions_are_judged_in_pixels_of_their_images(difficult: bool) -> None:
+    layer = RegionEvaluate(num_classes=3, evaluate_difficult_gt=difficult, overlap_threshold=0.3)
+    rng = np.random.default_rng(5)
+    found, wanted = [], []
+    for image in (0, 0, 0, 0, 0, 1, 1, 1):
+        low = rng.uniform(0, 6, 2)
+        box = (*low, *(low + rng.uniform(4, 9, 2)))
+        found.append((image, *box, rng.integers(1, 3), rng.random()))
+        box = (*(low + rng.uniform(-2, 2, 2)), *(low + rng.uniform(3, 10, 2)))
+        wanted.append((image, *box, rng.integers(1, 3), 1, rng.integers(0, 2)))
+    found += [(0, *[-1.0] * 6), (1, *[-1.0] * 6)]
+    wanted += [(-1.0,) * 8]
+    before = np.array([[20.0, 30.0], [40.0, 20.0]])
+    after = np.array([[10.0, 25.0], [33.0, 18.0], [1, 1]])
+    bottoms = [np.array(found), np.array(wanted), before, after]
+    run = check_layer(layer, bottoms, gradient=False, kept=[np.zeros(1)])
+    (top,) = run.tops
+    want = regions_slowly(layer, found, wanted, before, after)
+    assert {row[3] for row in want} == {0, 1}
+    assert_close(top[2 : 2 + len(want), :, 0, 0], np.array(want, np.float64))
+    assert run.kept[0] == 2 and top.shape == (12, 5, 1, 1)
+    counts = [sum(difficult or not o[7] for o in wanted if o[5] == c) for c in (1, 2)]
+    assert top[:2, 2, 0, 0].tolist() == counts
+
+
+def test_a_third_bottom_tells_that_regions_are_judged() -> None:
+    three = DetectionEvaluate(2, name_size_file="sizes.txt", bottom=("a", "b", "c"))
+    layer = three.resolve(None)
+    assert layer == RegionEvaluate(2, name_size_file="sizes.txt")
+    parts = layer.expand()
+    assert parts is not None and parts[1].bottoms == ("$b0", "$b1", "$b2", ".sizes")
+    assert EVALUATE.resolve(None) is EVALUATE
+    with pytest.raises(Refusal, match="does not go with a third bottom"):
+        replace(three, background_label_id=1).resolve(None)
+    shapes = [BlobType(shape) for shape in ((3, 7), (2, 8), (1, 2))]
+    with pytest.raises(Refusal, match="name_size_file is missing"):
+        RegionEvaluate(2).infer(*shapes)
+    with pytest.raises(Refusal, match="bottom 1 does not hold"):
+        RegionEvaluate(2).infer(shapes[0], shapes[0], shapes[2], BlobType((1, 4, 2)))
+    with pytest.raises(Refusal, match="an image that the batch does not have"):
+        found, wanted = np.array([[2, 0, 0, 9, 9, 1, 0.5]]), np.full((1, 8), -1.0)
+        forward(RegionEvaluate(2), [found, wanted, np.ones((1, 2)), np.ones((1, 1, 2))])
+    with pytest.raises(NetcError, match="no ONNX form"):
+        check_lowering(RegionEvaluate(2), [found, wanted, np.ones((1, 2)), np.ones((1, 1, 2))])
 
 
 # -- refused ---------------------------------------------------------------------------------------

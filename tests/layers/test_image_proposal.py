@@ -167,6 +167,24 @@ def test_images_without_objects() -> None:
     assert len(as_they_come(TARGET, REGIONS, TRUTH[4:])[0]) == 0
 
 
+def test_the_batches_of_cascade_rcnn_may_be_smaller() -> None:
+    nothing = np.full((1, 8), -1.0)
+    truth = np.concatenate((np.column_stack((TRUTH, np.zeros(len(TRUTH)))), nothing))
+    layer = replace(TARGET, batch_size=40)
+    many = rows_of(as_they_come(layer, REGIONS, TRUTH))
+    few = rows_of(as_they_come(layer, REGIONS, truth))
+    assert len(few) < len(many) == 40
+    assert {tuple(row) for row in few} <= {tuple(row) for row in many}
+    check_layer(layer, [REGIONS, truth], gradient=False)
+    # Without any region one is drawn, for all regions too.
+    for size in (12, -1):
+        layer = replace(TARGET, batch_size=size, bg_thr_lw=0.1)
+        rows = rows_of(as_they_come(layer, np.zeros((2, 5)), nothing))
+        assert len(rows) == 1 and not rows[:, 5:].any() and rows[0, 1:5].any()
+    layer = replace(TARGET, batch_size=-1, bg_thr_lw=0.1, img_width=0)
+    assert len(as_they_come(layer, np.zeros((2, 5)), nothing)[0]) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "column", "value", "setting"),
     [(0, 0, 3, "num_img_per_batch"), (1, 0, 5, "num_img_per_batch"), (1, 5, 3, "cls_num")],

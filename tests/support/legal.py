@@ -81,6 +81,18 @@ def detections(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([*columns, low, low + 0.3], axis=1).reshape(shape)
 
 
+def found_regions(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Rows (image 0, x1, y1, x2, y2, class 1 or 2, score)."""
+    rows = regions((shape[0], 5), rng)
+    scores = rng.random((shape[0], 1))
+    return np.concatenate([rows, rng.integers(1, 3, (shape[0], 1)), scores], axis=1)
+
+
+def found_objects(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Rows (image 0, x1, y1, x2, y2, class 1, ignored or not, difficult or not)."""
+    return np.concatenate([true_boxes(shape, rng), rng.integers(0, 2, (shape[0], 1))], axis=1)
+
+
 def prior_boxes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return priors(shape[2] // 4, seed=int(rng.integers(99)))
 
@@ -264,6 +276,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "Filter": (Suits(("N C", "N"), values={1: below(2)}),),
     "FocalLoss": (_scores(),),
+    "FrcnnOutput": (
+        Suits(
+            ("R 3", "R 12", "R 5", "1 2"), {"conf_thr": 0.3},
+            {0: positive, 2: regions, 3: lambda shape, rng: np.full(shape, 20.0)},
+            ("nms_type", "bbox_reg_param"),
+        ),
+    ),
     "GeneralContrastiveLoss": (
         Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
         Suits(("N 3", "N", "N 3"), {}, {1: below(3), 2: positive}),
@@ -273,6 +292,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("N 3", "N", "N"), {}, {1: below(3), 2: positive}),
     ),
     "GroupNorm": (Suits(("N 4 H W",), {"group_num": 2}),),
+    "HardMining": (Suits(("R", "R 5", "R C"), {}, {1: regions}, tops=(2,)),),
     "HingeLoss": (Suits(("N 3", "N"), values={1: below(3)}),),
     "Im2col": (Suits(("N C 3 4",), _KERNEL),),
     "InfogainLoss": (
@@ -375,6 +395,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("1 C 6 6", "R 5"), {"spatial_scale": 0.25, "pooled_h": 2, "pooled_w": 3}, {1: regions}
         ),
     ),
+    "RegionEvaluate": (
+        Suits(
+            ("R 7", "G 8", "1 2", "L 2"), {"num_classes": 3},
+            {0: found_regions, 1: found_objects, 2: positive, 3: positive},
+            ("num_classes", "name_size_file"),
+        ),
+    ),
     "RegionLoss": (
         Suits(
             ("1 16 3 4", "1 1 G 8"), {"num_class": 3, "num": 2, **_YOLO}, {1: objects},
@@ -390,6 +417,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "Sampling": (Suits(("N C", "N C"), values={1: positive}),),
     "Scale": (Suits(), Suits(("N C H", "C"))),
+    "ScaleRoute": (Suits(("R 5", "R C"), {"high_scale": 12.0}, {0: regions}, tops=(2,)),),
     "SegAccuracy": (Suits(("N 3 H W", "N 1 H W"), values={1: below(3)}),),
     "ShuffleChannel": (Suits(("N 4 H W",), {"group": 2}),),
     "SigmoidCrossEntropyLoss": (Suits(("N C", "N C"), values={1: below(2)}),),
