@@ -21,7 +21,7 @@ FREE = ("netc/layers", "netc/backends")
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData Data DenseImageData HDF5Data HDF5Output ImageData ImageGtData ImageSegData "
-        "VideoData WindowData",
+        "LaneData VideoData WindowData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),

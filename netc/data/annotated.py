@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from netc.data import augment
 from netc.data.augmenting import Augmenter, Objects
 from netc.data.datums import DatumSource
-from netc.data.source import Batch, Item, Opening, arrays_for
+from netc.data.images import decode
+from netc.data.segments import classes_of, segmentation_of
+from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for
 from netc.data.workers import workers
 from netc.errors import NetcError, fail
 from netc.layers.annotated import OBJECT, AnnotatedData
@@ -43,10 +47,11 @@ class AnnotatedSource(DatumSource):
         )
         try:
             first = self._messages(0, 1)[0]
+            self._classes = classes_of(layer, opening) if layer.segments else None
         except BaseException:
             self.close()
             raise
-        #: Whether the second top holds boxes, not the labels of images.
+        #: Whether the second top holds boxes, or lanes, not the labels of images.
         self._boxed = layer.anno_type is not None or first.HasField("type")
 
     @staticmethod
@@ -55,16 +60,25 @@ class AnnotatedSource(DatumSource):
         item = DatumSource.assume(layer, opening)
         if item is None:
             return None
-        objects = ", and one object in each"
-        return Item((*item.types, *layer.beside), item.assumed + objects)
+        types, assumed = (*item.types, *layer.beside), item.assumed + ", and one object in each"
+        if layer.segments and len(types) < 3:
+            with contextlib.suppress(DataAbsent):
+                types = (*types, BlobType((classes_of(layer, opening).count,)))
+        return Item(types, assumed)
 
     def item(self) -> tuple[BlobType, ...]:
         """Return the types of the first image, before its changes, and of the most objects."""
         (image,) = super().item()
-        if not self._boxed or len(self._annotated.top) < 2:
+        if len(self._annotated.top) < 2:
             return (image,)
-        most = 1 if self._annotated.yolo else self._most
-        return (image, BlobType((most, OBJECT)))
+        beside = BlobType((self._most_needed, OBJECT)) if self._boxed else BlobType((1,))
+        if self._classes is None:
+            return (image, beside)
+        return (image, beside, BlobType((self._classes.count,)))
+
+    @property
+    def _most_needed(self) -> int:
+        return 1 if self._annotated.yolo else self._most
 
     def load(self, position: int, count: int, reuse: Batch) -> Batch:
         """Return the batch that begins at a position."""
@@ -82,18 +96,55 @@ class AnnotatedSource(DatumSource):
                 image, found[i], position + i, batch[0][i : i + 1], resizing
             )
             found[i][:, 0] = i
+            if len(batch) > 2:
+                self._segment(messages[i], position + i, resizing, batch[2][i])
 
         workers().run(place, count)
         if len(batch) > 1:
-            if not self._boxed:
-                batch[1][:] = [message.datum.label for message in messages]
-            elif self._annotated.yolo:
-                _fill_yolo(batch[1], found, self._annotated.train_diffcult)
-            else:
-                rows = np.concatenate(found)
-                batch[1][...] = -1
-                batch[1][0, 0, : len(rows)] = rows
+            self._label(batch[1], messages, found, position, resizing)
         return batch
+
+    def _label(
+        self,
+        out: NDArray[np.float32],
+        messages: Sequence[netc_pb2.AnnotatedDatum],
+        found: Sequence[Objects],
+        position: int,
+        resizing: float,
+    ) -> None:
+        """Write the second top of a batch; `found` are the objects of each image, changed."""
+        if not self._boxed:
+            out[:] = [message.datum.label for message in messages]
+        elif self._annotated.yolo:
+            _fill_yolo(out, found, self._annotated.train_diffcult)
+        else:
+            rows = np.concatenate(found)
+            out[...] = -1
+            out[0, 0, : len(rows)] = rows
+
+    def _segment(
+        self,
+        message: netc_pb2.AnnotatedDatum,
+        position: int,
+        resizing: float,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Write the segmentation (C, H, W) of a record, changed as its image is."""
+        assert self._classes
+        grey = decode(segmentation_of(message.datum), False)
+        if grey is None:
+            raise fail(
+                "a record of the database has no segmentation that can be decoded",
+                expected="a Datum with an encoded grey image in seg_label",
+                got=self._name(position),
+                hint="two tops do without segmentations",
+            )
+        pixels = grey[0]
+        part = self._augmenter.part(_objects_of(message), position, resizing)
+        if part is not None:
+            pixels = augment.crop(pixels, part)
+        maps = self._classes.maps(pixels, out.shape[1:])
+        out[...] = maps[..., ::-1] if self._augmenter.mirrored(position) else maps
 
     # -- records -----------------------------------------------------------------------------------
 
@@ -125,7 +176,10 @@ class AnnotatedSource(DatumSource):
     ) -> tuple[NDArray[Any], Objects]:
         """Return the image (H, W, C) of a record with its objects, ready for its window."""
         stored = self._decoded(message.datum, position)
-        return self._augmenter.changed(stored, _objects_of(message), position, resizing)
+        return self._augmenter.changed(stored, self._objects(message), position, resizing)
+
+    def _objects(self, message: netc_pb2.AnnotatedDatum) -> Objects:
+        return _objects_of(message)
 
     @cached_property
     def _most(self) -> int:
@@ -146,8 +200,13 @@ class AnnotatedSource(DatumSource):
         window = self._param.window
         shapes: list[tuple[int, ...]] = [(count, channels, window[0] or height, window[1] or width)]
         if len(self._annotated.top) > 1:
-            n_objects = 0 if not self._boxed or self._annotated.yolo else self._most
-            shapes.append(self._annotated.labels(count, n_objects) if self._boxed else (count,))
+            labels: tuple[int, ...] = (count,)
+            if self._boxed:
+                labels = self._annotated.labels(count, self._most_needed)
+            shapes.append(labels)
+        if self._classes:
+            size = self._annotated.segment_size(*shapes[0][2:])
+            shapes.append((count, self._classes.count, *size))
         return arrays_for(tuple(shapes), reuse)
 
 

@@ -129,12 +129,28 @@ class Augmenter:
     def _sampled(
         self, image: NDArray[Any], objects: Objects, position: int, resize: ResizeParam | None
     ) -> tuple[NDArray[Any], Objects]:
-        """Return one of the patches that the samplers find, the whole image if they find none."""
+        part = self._part(objects, position, resize)
+        if part is None:
+            return image, objects
+        return augment.crop(image, part), self._projected(objects, part)
+
+    def part(
+        self, objects: Objects, position: int, resizing: float = 0.0
+    ) -> NDArray[np.float64] | None:
+        """Return the part (4,) that takes the place of an image, None for all of it.
+
+        For an image that is not expanded before, with its stored objects.
+        """
+        return self._part(objects, position, self._param.resize(resizing))
+
+    def _part(
+        self, objects: Objects, position: int, resize: ResizeParam | None
+    ) -> NDArray[np.float64] | None:
+        """Return one of the patches that the samplers find, None if they find none."""
         if self._jitter and not self._samplers:
             fitted = resize is not None and resize.resize_mode is ResizeMode.FIT_LARGE_SIZE_AND_PAD
             numbers = self._numbers("jitter", position, augment.JITTER_NUMBERS).tolist()
-            part = augment.jittered(self._jitter, fitted, numbers)
-            return augment.crop(image, part), self._projected(objects, part)
+            return augment.jittered(self._jitter, fitted, numbers)
         found = [
             augment.patches(
                 sampler,
@@ -146,9 +162,11 @@ class Augmenter:
         ]
         patches = np.concatenate(found) if found else np.empty((0, 4))
         if not len(patches):
-            return image, objects
-        patch = patches[int(self._random.below(len(patches), "patch", position)[0])]
-        return augment.crop(image, patch), self._projected(objects, patch)
+            return None
+        chosen: NDArray[np.float64] = patches[
+            int(self._random.below(len(patches), "patch", position)[0])
+        ]
+        return chosen
 
     def _projected(self, objects: Objects, part: NDArray[np.float64]) -> Objects:
         """Return the objects that belong to a part of the image, as fractions of it."""
@@ -156,6 +174,10 @@ class Augmenter:
         objects = objects[remains]
         objects[:, 3:7] = boxes[remains]
         return objects
+
+    def mirrored(self, position: int) -> bool:
+        """Say whether an item is mirrored."""
+        return self._param.mirror and bool(self._random.below(2, "mirror", position)[0])
 
     def windowed(
         self,
@@ -184,7 +206,7 @@ class Augmenter:
         if any(self._param.window) and self._training:
             top = int(self._random.below(height - rows + 1, "crop top", position)[0])
             left = int(self._random.below(width - columns + 1, "crop left", position)[0])
-        mirrored = self._param.mirror and bool(self._random.below(2, "mirror", position)[0])
+        mirrored = self.mirrored(position)
         windows = Windows(rows, columns, [top], [left], [mirrored], False)
         self._transformer.one(image.transpose(2, 0, 1), windows, 0, out)
         part = np.array([left, top, left + columns, top + rows], np.float64)

@@ -19,6 +19,7 @@ from netc.data.blob import BlobSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
+from netc.data.lanes import LaneSource
 from netc.data.mscnn import GroundTruthSource
 from netc.data.pair_list import PairSource
 from netc.data.rows import RowSource
@@ -28,7 +29,7 @@ from netc.data.video import VideoSource
 from netc.data.windows import WindowSource
 from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
-from netc.layers.annotated import AnnotatedData
+from netc.layers.annotated import AnnotatedData, LaneData
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
@@ -46,6 +47,7 @@ PREFETCH = 4
 _SOURCES: dict[type[Layer], Any] = {
     Data: DatumSource,
     AnnotatedData: AnnotatedSource,
+    LaneData: LaneSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,
     DenseImageData: PairSource,

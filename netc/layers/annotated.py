@@ -12,12 +12,15 @@ from typing import ClassVar
 from netc.layers.data import Data
 from netc.layers.registry import layer
 from netc.layers.transform import ImageTransform
-from netc.layers.types import BlobType, Refusal, Signature
+from netc.layers.types import Arity, BlobType, Refusal, Signature, between
 
 # How many boxes an image may have in the form that YOLO's losses read, and the values of one.
 YOLO_BOXES, YOLO_BOX = 300, 5
 # What the forks that train YOLO cut off at most, as a fraction of a side, where nothing is said.
 _YOLO_JITTER = 0.3
+
+# How many lanes an image may have, how many points a lane, and the values of one: x, y, lane.
+LANES, LANE_POINTS, LANE_POINT = 5, 64, 3
 
 # The values of one object: image, class, instance, xmin, ymin, xmax, ymax, difficult.
 OBJECT = 8
@@ -87,9 +90,11 @@ class BatchSampler:
 
 
 class AnnotationType(enum.Enum):
-    """What tells where an object is: a box."""
+    """What a record tells besides its image: boxes, these and a segmentation, or lanes."""
 
     BBOX = 0
+    BBOXandSeg = 1
+    LANE = 2
 
 
 @layer("AnnotatedData", "data_param", "annotated_data_param")
@@ -113,7 +118,14 @@ class AnnotatedData(Data):
 
     Each image is changed at random as `transform_param` and `batch_sampler` say, and its boxes
     alike; objects that this cuts off are left out. The fork compresses the image anew, as JPEG,
-    after each step; netc does not. `label_map_file` is read, but not needed here.
+    after each step; netc does not. `label_map_file` is not looked at without a third top.
+
+    A third top, of MobileNet-YOLO, is a segmentation: for each class a map (N, C, H' / s, W' / s),
+    rounded down, of how much of a pixel is of it, 0 to 1; s is `seg_scales`. Records then hold a
+    grey image too, cut and mirrored as theirs and brought to that size as OpenCV's INTER_AREA does.
+    With `single_class` there is one map, 1 where that gives more than 100. Without it, grey v is of
+    the class that `label_id` of item v of `label_map_file` says, from 1 on; 0 is none.
+
     Source: the SSD fork of Caffe; the patches are section 2.2 of Liu et al., ECCV 2016.
     """
 
@@ -124,7 +136,10 @@ class AnnotatedData(Data):
     yolo_data_type: int = 0
     yolo_data_jitter: float | None = None
     train_diffcult: bool = True
+    single_class: bool = True
+    seg_scales: int = 8
 
+    tops: ClassVar[Arity] = between(1, 3)
     beside: ClassVar[tuple[BlobType, ...]] = (BlobType((1, OBJECT)),)
     message: ClassVar[str] = "data_param"
     shares_resizing: ClassVar[bool] = True
@@ -159,6 +174,9 @@ class AnnotatedData(Data):
             )
         for batch_sampler in self.batch_sampler:
             batch_sampler.sampler.check()
+        self._check_annotations()
+        if self.segments:
+            self._check_segments()
         resizes = self.transform_param.resize_param
         if self.transform_param.random_aspect_ratio_param:
             raise Refusal(
@@ -175,16 +193,117 @@ class AnnotatedData(Data):
                 setting="resize_param",
             )
 
+    def _check_annotations(self) -> None:
+        if self.anno_type is AnnotationType.LANE:
+            raise Refusal(
+                "lanes are no objects",
+                expected="anno_type: BBOX or BBOXandSeg",
+                got="anno_type: LANE",
+                hint="LaneData reads lanes",
+                setting="anno_type",
+            )
+
+    @property
+    def segments(self) -> bool:
+        """Whether there is a top for segmentations."""
+        return len(self.top) > 2
+
+    @property
+    def one_map(self) -> bool:
+        """Whether a segmentation is one map, whatever the label map says."""
+        return self.single_class
+
+    def _check_segments(self) -> None:
+        """Refuse settings that images follow, and segmentations do not."""
+        param = self.transform_param
+        if self.seg_scales < 1:
+            raise Refusal(
+                "seg_scales is not positive",
+                expected="seg_scales >= 1: how many pixels of an image are one of a segmentation",
+                got=self.seg_scales,
+                setting="seg_scales",
+            )
+        if not self.one_map and not self.label_map_file:
+            raise Refusal(
+                "nothing tells the classes of the segmentations",
+                expected="a label_map_file, or single_class: true",
+                got="neither",
+                setting="label_map_file",
+            )
+        for name, given in (("expand_param", param.expand_param), ("crop_size", any(param.window))):
+            if given:
+                raise Refusal(
+                    f"{name} changes images, but not their segmentations",
+                    expected=f"no {name}, or no third top",
+                    got=name,
+                    setting=name,
+                )
+
     def infer(self, *bottoms: BlobType) -> Signature:
         self.check()
         n = self.batch_size
-        tops = [BlobType((n, *self.transform_param.infer(bottoms[0]).shape))]
-        if len(bottoms) > 1:
-            tops.append(BlobType(self.labels(n, bottoms[1].shape[0])))
-        else:
-            tops.append(BlobType((n,)))
+        image = self.transform_param.infer(bottoms[0])
+        boxed = len(bottoms) > 1 and bottoms[1].axes > 1
+        tops = [
+            BlobType((n, *image.shape)),
+            BlobType(self.labels(n, bottoms[1].shape[0]) if boxed else (n,)),
+        ]
+        if self.segments:
+            if len(bottoms) < 3:
+                raise Refusal(
+                    "nothing tells how many classes the segmentations have",
+                    expected="a label_map_file that is there",
+                    got=f"'{self.label_map_file}'",
+                    setting="label_map_file",
+                )
+            size = self.segment_size(*image.shape[1:])
+            tops.append(BlobType((n, bottoms[2].shape[0], *size)))
         return Signature(tuple(tops[: len(self.top)]))
+
+    def segment_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the segmentation of an image."""
+        return height // self.seg_scales, width // self.seg_scales
 
     def labels(self, n: int, most: int) -> tuple[int, ...]:
         """Return the shape of the objects of n images that have at most `most` each."""
         return (n, 1, YOLO_BOXES, YOLO_BOX) if self.yolo else (1, 1, n * most, OBJECT)
+
+
+@layer("LaneData", "data_param", "annotated_data_param")
+@dataclass(frozen=True)
+class LaneData(AnnotatedData):
+    """Images and the lanes of a road from a database of `AnnotatedDatum` messages, in key order.
+
+    Shapes: item (C, H, W) as stored -> tops (N, C, H', W'), resized, points of lanes (N, 5, 64, 3):
+    x, y, lane, and (N, 1, H' / s, W' / s), rounded down, where lines of 1 join the points of each
+    lane and all else is 0; s is `seg_scales`.
+
+    Points come in the order opposite to the stored one, in fractions of the image. Those outside of
+    it have -1 for a lane, no line leads to them, and the next line begins before them. Rows that
+    are left over hold 0, 0, -1. Images change at random as those of AnnotatedData do, without
+    `expand_param` and crop, and the lines alike; but points are those of an image that is not
+    mirrored. Only with `yolo_data_type: 1`, and without samplers, are sides cut off. The other
+    settings of `annotated_data_param` change nothing.
+
+    Source: MobileNet-YOLO, which leaves rows that are left over as they were.
+    """
+
+    beside: ClassVar[tuple[BlobType, ...]] = (BlobType((1, OBJECT)), BlobType((1,)))
+
+    @property
+    def jitter(self) -> float:
+        return super().jitter if self.yolo else 0.0
+
+    @property
+    def one_map(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        super().check()
+        self._check_segments()
+
+    def _check_annotations(self) -> None:
+        """Whatever the records say, they are read as lanes."""
+
+    def labels(self, n: int, most: int) -> tuple[int, ...]:
+        return (n, LANES, LANE_POINTS, LANE_POINT)

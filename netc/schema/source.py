@@ -88,6 +88,11 @@ def read_solver(path: str | Path, text: str | None = None) -> Source[netc_pb2.So
     return Source(message, str(path), places, tuple(changes))
 
 
+def read_label_map(path: str | Path) -> netc_pb2.LabelMap:
+    """Return the classes that a text file tells. Raises NetcError with all mistakes."""
+    return _read(path, None, netc_pb2.LabelMap)[1]
+
+
 def _read(path: str | Path, text: str | None, message_class: type[M]) -> tuple[Places, M]:
     if text is None:
         data = texts.read_bytes(path)

@@ -48,6 +48,12 @@ REPEATED_HERE = {
     ("TransformationParameter", "resize_param"),
     ("TransformationParameter", "noise_param"),
 }
+# What records of other forks hold, and nets do not say: the numbers are those of the records.
+IN_RECORDS = {
+    ("Annotation", "lanes"),
+    ("AnnotatedDatum.AnnotationType", "BBOXandSeg"),
+    ("AnnotatedDatum.AnnotationType", "LANE"),
+}
 
 
 def key_of(row: dict[str, str]) -> tuple[str, str, str]:
@@ -123,7 +129,7 @@ def test_clashes_have_numbers_of_a_block_or_of_a_fork() -> None:
 
 
 def test_every_other_field_is_numbered_from_10000() -> None:
-    known = CAFFE | {(row["message_or_enum"], row["name"]) for row in ROWS}
+    known = CAFFE | IN_RECORDS | {(row["message_or_enum"], row["name"]) for row in ROWS}
     forks = {row["message_or_enum"] for row in ROWS}
 
     def numbered(field: FieldDescriptor) -> bool:
