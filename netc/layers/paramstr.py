@@ -6,6 +6,7 @@ both have in common.
     {'feat_stride': 16, 'scales': [8, 16, 32]}
     'feat_stride': 16
     'scales': !!python/tuple [8, 16, 32]
+    'feat_stride': 4,8,16
 
 Nothing is evaluated.
 """
@@ -96,6 +97,8 @@ class _Parser:
                     f"param_str gives '{key}' twice", got=self._text.strip(), setting="param_str"
                 )
             found[key] = self._value()
+            if not closing and self._more_values():
+                found[key] = [found[key], *self._rest_of_list()]
             if self._is(","):
                 self._at += 1
             elif not closing and self._tokens[self._at][0] not in ("line", "end"):
@@ -104,6 +107,16 @@ class _Parser:
                 raise self._wrong(f"',' or '{closing}'")
             self._lines()
         return found
+
+    def _more_values(self) -> bool:
+        """Say whether values follow that are no names of further pairs: `'strides': 4,8,16`."""
+        after = self._tokens[self._at + 1 : self._at + 3]
+        return self._is(",") and after[0][0] == "plain" and after[1] != ("mark", ":")
+
+    def _rest_of_list(self) -> Iterator[Data]:
+        while self._more_values():
+            self._at += 1
+            yield self._scalar("a value")
 
     def _at_end(self, closing: str) -> bool:
         self._lines()
@@ -180,6 +193,11 @@ class Settings:
         found = self._checked(name, default, _are_numbers, "a list of numbers")
         return tuple(map(float, found if isinstance(found, list | tuple) else [found]))
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Return a list of whole numbers; one number is a list too."""
+        found = self._checked(name, None, _are_integers, "a whole number, or a list of them")
+        return tuple(map(int, found if isinstance(found, list) else [found]))
+
     def words(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return a list of words."""
         return tuple(self._checked(name, default, _are_words, "a list of words"))
@@ -248,6 +266,10 @@ def _is_word(value: Data) -> bool:
 
 def _are_numbers(value: Data) -> bool:
     return all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
+
+
+def _are_integers(value: Data) -> bool:
+    return all(map(_is_integer, value)) if isinstance(value, list) else _is_integer(value)
 
 
 def _are_words(value: Data) -> bool:

@@ -254,27 +254,18 @@ class BBoxRegParam:
 
 
 @dataclass(frozen=True)
-class Anchored(Layer):
-    """Base of the types that know the anchors."""
+class AnchorShapes(Layer):
+    """Base of the types that know the shapes of anchors."""
 
-    feat_stride: int = 16
-    base_size: int = 16
     ratio: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
 
-    @property
-    def anchors(self) -> list[tuple[float, float, float, float]]:
-        """The anchors around the first position."""
-        return anchors(self.base_size, self.ratio or RATIOS, self.scale or SCALES)
+    stops_gradients: ClassVar[bool] = True
 
     @property
     def n_anchors(self) -> int:
         """How many there are around each position."""
         return len(self.ratio or RATIOS) * len(self.scale or SCALES)
-
-    def check_anchors(self) -> None:
-        """Refuse anchors without a size."""
-        check_positive(self, "feat_stride", "base_size", "ratio", "scale")
 
     def check_channels(self, blob: BlobType, index: int, each: int, what: str) -> None:
         """Refuse maps that have not `each` channels for each anchor."""
@@ -288,6 +279,29 @@ class Anchored(Layer):
                 setting="scale" if self.scale else "bottom",
             )
 
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+
+@dataclass(frozen=True)
+class Anchored(AnchorShapes):
+    """Base of the types that know the anchors of one map."""
+
+    feat_stride: int = 16
+    base_size: int = 16
+
+    @property
+    def anchors(self) -> list[tuple[float, float, float, float]]:
+        """The anchors around the first position."""
+        return anchors(self.base_size, self.ratio or RATIOS, self.scale or SCALES)
+
+    def check_anchors(self) -> None:
+        """Refuse anchors without a size."""
+        check_positive(self, "feat_stride", "base_size", "ratio", "scale")
+
     def grid(self, xp: ArrayNamespace, height: int, width: int, dtype: object = "float64") -> Array:
         """Return the anchors of all positions, (height * width * anchors, 4), row by row."""
         y, x = xp.arange(height) * self.feat_stride, xp.arange(width) * self.feat_stride
@@ -296,10 +310,129 @@ class Anchored(Layer):
         boxes = xp.asarray(self.anchors) + shifts
         return boxes.reshape(-1, 4).astype(dtype)
 
+    def check_maps(self, scores: BlobType, deltas: BlobType, places: tuple[int, int]) -> None:
+        """Refuse what are not probabilities and shifts of the anchors; `places` are bottoms."""
+        self.check_channels(scores, places[0], 2, "probabilities")
+        self.check_channels(deltas, places[1], 4, "shifts")
+        check_one_image(scores)
+        if scores.shape[2:] != deltas.shape[2:] or deltas.shape[0] != 1:
+            raise Refusal(
+                "probabilities and shifts are maps of different sizes",
+                expected=f"bottom {places[1]} of shape "
+                f"{BlobType((1, deltas.shape[1], *scores.shape[2:]))}",
+                got=f"shape {deltas}",
+                setting="bottom",
+            )
+
+    def candidates(
+        self, xp: ArrayNamespace, scores: Array, deltas: Array, info: Array
+    ) -> tuple[Array, Array]:
+        """Return what becomes of all anchors, clipped to the image, with probabilities."""
+        count = self.n_anchors
+        _, _, height, width = scores.shape
+        scores = scores[0, count:].transpose(1, 2, 0).reshape(-1)
+        deltas = deltas[0].reshape(count, 4, height, width).transpose(2, 3, 0, 1).reshape(-1, 4)
+        boxes = decode(xp, self.grid(xp, height, width, deltas.dtype), deltas)
+        high, wide = info.reshape(-1)[0], info.reshape(-1)[1]
+        return xp.maximum(xp.minimum(boxes, xp.stack([wide, high, wide, high]) - 1), 0), scores
+
+    def lower_candidates(
+        self, g: OnnxBuilder, scores: Value, deltas: Value, info: Value
+    ) -> tuple[Value, Value, Value]:
+        """Return the corners of `candidates`, low and high, and the probabilities, in ONNX.
+
+        `info` holds height, width and scale.
+        """
+        xp, count = g.xp, self.n_anchors
+        _, _, height, width = scores.shape
+        total = height * width * count
+        scores = g.op("Slice", scores, *(g.constant([n], "int64") for n in (count, 2 * count, 1)))
+        scores = g.reshape(g.op("Transpose", scores, perm=[0, 2, 3, 1]), (total,))
+        deltas = g.reshape(deltas, (count, 4, height, width))
+        deltas = g.reshape(g.op("Transpose", deltas, perm=[2, 3, 0, 1]), (total, 4))
+        x, y, w, h = _centred(self.grid(xp, height, width))
+        centres, sizes = xp.stack([x, y], axis=1), xp.stack([w, h], axis=1)
+        pair = g.constant([2, 2], "int64")
+        shift, growth = g.op("Split", deltas, pair, outputs=2, axis=1)
+        centre = g.op("Add", g.op("Mul", shift, g.constant(sizes)), g.constant(centres))
+        half = g.op("Mul", g.op("Exp", growth), g.constant(sizes))
+        half = g.op("Div", half, g.constant(2.0))
+        limit = g.op("Gather", info, g.constant([1, 0], "int64"), axis=0)
+        limit = g.op("Sub", limit, g.constant(1.0))
+        low, high = (
+            g.op("Max", g.op("Min", g.op(sign, centre, half), limit), g.constant(0.0))
+            for sign in ("Sub", "Add")
+        )
+        return low, high, scores
+
+
+@dataclass(frozen=True)
+class Selection(AnchorShapes):
+    """Base of the types that choose the best of the boxes that anchors become."""
+
+    min_size: int = 16
+    pre_nms_topn: int = 6000
+    post_nms_topn: int = 300
+    nms_thresh: float = 0.7
+
+    def pre(self, found: int) -> int:
+        """Return how many of the boxes overlaps are looked for in, at most."""
+        return min(self.pre_nms_topn or found, found)
+
+    def most(self, found: int) -> int:
+        """Return how many of the boxes are chosen at most."""
+        return min(self.post_nms_topn or self.pre(found), self.pre(found))
+
+    def best(
+        self, xp: ArrayNamespace, boxes: Array, scores: Array, scale: Array
+    ) -> tuple[Array, Array]:
+        """Return the best boxes, and their probabilities; `scale` is that of the image."""
+        found = len(boxes)
+        sizes = boxes[:, 2:] - boxes[:, :2] + 1
+        large = (sizes >= self.min_size * scale).all(axis=1)
+        boxes, scores = boxes[large], scores[large]
+        order = xp.argsort(-scores, kind="stable")[: self.pre(found)]
+        boxes, scores = boxes[order], scores[order]
+        kept = suppress(xp, boxes, self.nms_thresh, self.most(found))
+        return boxes[kept], scores[kept]
+
+    def lower_best(
+        self, g: OnnxBuilder, low: Value, high: Value, scores: Value, scale: Value
+    ) -> tuple[Value, Value, Value]:
+        """Return the `pre` boxes, best first, their probabilities, and which are chosen, in ONNX.
+
+        The number of those chosen is known at run time only. A probability of NO_SCORE or less is
+        that of a box which does not count.
+        """
+        (found,) = scores.shape
+        pre, most = self.pre(found), self.most(found)
+        beyond = g.op("Add", high, g.constant(1.0))
+        least = g.op("Mul", scale, g.constant(float(self.min_size)))
+        short = g.cast(g.op("Less", g.op("Sub", beyond, low), least), "float32")
+        small = g.op("ReduceSum", short, g.constant([1], "int64"), keepdims=0)
+        ranked = g.op("Where", g.cast(small, "bool"), g.constant(NO_SCORE), scores)
+        count = g.constant([pre], "int64")
+        best, order = g.op("TopK", ranked, count, outputs=2, axis=0, largest=1, sorted=1)
+
+        # ONNX measures a box from edge to edge: the last pixel ends where the next begins.
+        edges = g.op("Gather", g.op("Concat", low, beyond, axis=1), order, axis=0)
+        kept = g.op(
+            "NonMaxSuppression",
+            g.reshape(edges, (1, pre, 4)),
+            g.reshape(best, (1, 1, pre)),
+            g.constant([most], "int64"),
+            g.constant([self.nms_thresh]),
+            g.constant([ANY_SCORE]),
+        )
+        # Rows (image, class, box), as many as there are.
+        kept = g.op("Gather", kept, g.constant(2, "int64"), axis=1)
+        boxes = g.op("Gather", g.op("Concat", low, high, axis=1), order, axis=0)
+        return boxes, best, kept
+
 
 @layer("Proposal", "proposal_param")
 @dataclass(frozen=True)
-class Proposal(Anchored):
+class Proposal(Selection, Anchored):
     """The best regions that anchors become when shifted and scaled as the net says.
 
     Shapes: probabilities (1, 2A, H, W), the second half those of an object; shifts (1, 4A, H, W);
@@ -317,128 +450,56 @@ class Proposal(Anchored):
     settings of PVANet. Numbers that the phase decides there are settings here.
     """
 
-    min_size: int = 16
-    pre_nms_topn: int = 6000
-    post_nms_topn: int = 300
-    nms_thresh: float = 0.7
     top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = exactly(3)
     tops: ClassVar[Arity] = between(1, 2)
     data_dependent: ClassVar[bool] = True
     pads: ClassVar[bool] = True
-    stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
         scores, deltas, info = bottoms
         self.check_anchors()
         check_fraction(self, "nms_thresh")
-        self.check_channels(scores, 0, 2, "probabilities")
-        self.check_channels(deltas, 1, 4, "shifts")
-        check_one_image(scores)
-        if scores.shape[2:] != deltas.shape[2:] or deltas.shape[0] != 1:
-            raise Refusal(
-                "probabilities and shifts are maps of different sizes",
-                expected=f"bottom 1 of shape {BlobType((1, deltas.shape[1], *scores.shape[2:]))}",
-                got=f"shape {deltas}",
-                setting="bottom",
-            )
+        self.check_maps(scores, deltas, (0, 1))
         check_info(info, 2)
-        most = self._most(scores.shape)
+        most = self.most(self._found(scores.shape))
         tops = (BlobType((most, 5)), BlobType((most, 1)))
         return Signature(tops[: max(len(self.top), 1)])
 
-    def _pre(self, shape: tuple[int, ...]) -> int:
-        """Return how many boxes overlaps are looked for in, at most."""
-        found = shape[2] * shape[3] * self.n_anchors
-        return min(self.pre_nms_topn or found, found)
-
-    def _most(self, shape: tuple[int, ...]) -> int:
-        """Return how many regions there are at most."""
-        return min(self.post_nms_topn or self._pre(shape), self._pre(shape))
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
+    def _found(self, shape: tuple[int, ...]) -> int:
+        """Return how many anchors there are."""
+        return shape[2] * shape[3] * self.n_anchors
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, (scores, deltas, info) = call.xp, call.bottoms
-        count = self.n_anchors
-        _, _, height, width = shape = scores.shape
-        scores = scores[0, count:].transpose(1, 2, 0).reshape(-1)
-        deltas = deltas[0].reshape(count, 4, height, width).transpose(2, 3, 0, 1).reshape(-1, 4)
-        high, wide, scale = (info.reshape(-1)[i] for i in range(3))
-        boxes = decode(xp, self.grid(xp, height, width, deltas.dtype), deltas)
-        boxes = xp.maximum(xp.minimum(boxes, xp.stack([wide, high, wide, high]) - 1), 0)
-        sizes = boxes[:, 2:] - boxes[:, :2] + 1
-        large = (sizes >= self.min_size * scale).all(axis=1)
-        boxes, scores = boxes[large], scores[large]
-        order = xp.argsort(-scores, kind="stable")[: self._pre(shape)]
-        boxes, scores = boxes[order], scores[order]
-        kept = suppress(xp, boxes, self.nms_thresh, self._most(shape))
-        rows = xp.zeros((len(kept) if not call.out else self._most(shape), 5), boxes.dtype)
-        rows[: len(kept), 1:] = boxes[kept]
+        most = self.most(self._found(scores.shape))
+        boxes, scores = self.candidates(xp, scores, deltas, info)
+        boxes, scores = self.best(xp, boxes, scores, info.reshape(-1)[2])
+        rows = xp.zeros((len(boxes) if not call.out else most, 5), boxes.dtype)
+        rows[: len(boxes), 1:] = boxes
         found = xp.zeros((len(rows), 1), scores.dtype)
-        found[: len(kept), 0] = scores[kept]
+        found[: len(boxes), 0] = scores
         return (rows, found)[: max(len(self.top), 1)]
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
         scores, deltas, info = bottoms
-        count = self.n_anchors
-        _, _, height, width = shape = scores.shape
-        total, pre, most = height * width * count, self._pre(shape), self._most(shape)
+        found = self._found(scores.shape)
+        pre, most = self.pre(found), self.most(found)
 
         def ints(*values: int) -> Value:
             return g.constant(list(values), "int64")
 
-        scores = g.op("Slice", scores, ints(count), ints(2 * count), ints(1))
-        scores = g.reshape(g.op("Transpose", scores, perm=[0, 2, 3, 1]), (total,))
-        deltas = g.reshape(deltas, (count, 4, height, width))
-        deltas = g.reshape(g.op("Transpose", deltas, perm=[2, 3, 0, 1]), (total, 4))
-        info = g.op("Slice", g.reshape(info, (math.prod(info.shape),)), ints(0), ints(3), ints(0))
-        high, wide, scale = g.op("Split", info, ints(1, 1, 1), outputs=3, axis=0)
-
-        xp = g.xp
-        boxes = self.grid(xp, height, width)
-        x, y, w, h = _centred(boxes)
-        centres, sizes = xp.stack([x, y], axis=1), xp.stack([w, h], axis=1)
-        shift = g.op("Slice", deltas, ints(0), ints(2), ints(1))
-        growth = g.op("Slice", deltas, ints(2), ints(4), ints(1))
-        centre = g.op("Add", g.op("Mul", shift, g.constant(sizes)), g.constant(centres))
-        half = g.op("Mul", g.op("Exp", growth), g.constant(sizes))
-        half = g.op("Div", half, g.constant(2.0))
-        limit = g.op("Sub", g.op("Concat", wide, high, axis=0), g.constant(1.0))
-        low, up = (
-            g.op("Max", g.op("Min", g.op(sign, centre, half), limit), g.constant(0.0))
-            for sign in ("Sub", "Add")
-        )
-        beyond = g.op("Add", up, g.constant(1.0))
-        least = g.op("Mul", scale, g.constant(float(self.min_size)))
-        short = g.cast(g.op("Less", g.op("Sub", beyond, low), least), "float32")
-        small = g.cast(g.op("ReduceSum", short, ints(1), keepdims=0), "bool")
-        ranked = g.op("Where", small, g.constant(NO_SCORE), scores)
-        best, order = g.op("TopK", ranked, ints(pre), outputs=2, axis=0, largest=1, sorted=1)
-
-        # ONNX measures a box from edge to edge: the last pixel ends where the next begins.
-        edges = g.op("Gather", g.op("Concat", low, beyond, axis=1), order, axis=0)
-        kept = g.op(
-            "NonMaxSuppression",
-            g.reshape(edges, (1, pre, 4)),
-            g.reshape(best, (1, 1, pre)),
-            ints(most),
-            g.constant([self.nms_thresh]),
-            g.constant([ANY_SCORE]),
-        )
-        # Rows (image, class, box), as many as there are. Behind them comes the row of zeros.
-        kept = g.op("Gather", kept, g.constant(2, "int64"), axis=1)
+        info = lower_info(g, info)
+        low, high, scores = self.lower_candidates(g, scores, deltas, info)
+        scale = g.op("Gather", info, ints(2), axis=0)
+        rows, best, kept = self.lower_best(g, low, high, scores, scale)
+        # Behind the regions comes the row of zeros, again and again.
         kept = g.op("Concat", kept, ints(*(pre,) * most), axis=0)
         kept = g.op("Slice", kept, ints(0), ints(most), ints(0))
         kept = g.op("Reshape", kept, ints(most))
-        rows = g.op("Gather", g.op("Concat", low, up, axis=1), order, axis=0)
         rows = g.op("Concat", g.constant([[0.0]] * pre), rows, axis=1)
         tops = [g.op("Gather", g.op("Concat", rows, g.constant([[0.0] * 5]), axis=0), kept, axis=0)]
         if len(self.top) > 1:
@@ -447,45 +508,31 @@ class Proposal(Anchored):
         return tuple(tops)
 
 
-@layer("AnchorTarget", "anchor_target_param")
+def lower_info(g: OnnxBuilder, info: Value) -> Value:
+    """Return height, width and scale of the image (3) in ONNX."""
+    flat = g.reshape(info, (math.prod(info.shape),))
+    first: Value = g.op("Slice", flat, *(g.constant([n], "int64") for n in (0, 3, 0)))
+    return first
+
+
 @dataclass(frozen=True)
-class AnchorTarget(Anchored):
-    """What a region proposal network should have said: labels, shifts and weights of its anchors.
-
-    Shapes: maps of the network (1, ..., H, W), ground truth (G, 5) as (x1, y1, x2, y2, class),
-    (height, width, scale) of the image (1, 3), and, unread, the image -> labels (1, 1, A * H, W),
-    shifts, inside weights and outside weights (1, 4A, H, W).
-
-    Only anchors that lie in the image, or reach `allowed_border` pixels beyond, are labelled:
-    1 for those that overlap a box most of all, or by at least `positive_overlap`; 0 for those that
-    overlap each by less than `negative_overlap`; -1 else. Both 1 and 0 are 1, or with
-    `clobber_positives` 0. A random choice of `batch_size` stays, at most `fg_fraction` of it 1.
-    Inside weights are `bbox_inside_weights` where the label is 1. Outside weights are 1 / (number
-    of labels) for 1 and 0 alike, or with a `positive_weight` p, p / (number of 1) and (1 - p) /
-    (number of 0). No gradient.
-
-    ONNX: none, it makes targets for training.
-
-    Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn, whose configuration
-    has these settings.
-    """
+class Judgement(AnchorShapes):
+    """Base of the types that say what a region proposal network should have said of its anchors."""
 
     allowed_border: int = 0
     batch_size: int = 256
     fg_fraction: float = 0.5
     positive_overlap: float = 0.7
     negative_overlap: float = 0.3
+    each_truth: bool = True
     clobber_positives: bool = False
     bbox_inside_weights: tuple[float, ...] = ()
     positive_weight: float = -1.0
 
-    bottoms: ClassVar[Arity] = between(3, 4)
     tops: ClassVar[Arity] = exactly(4)
-    stops_gradients: ClassVar[bool] = True
 
-    def infer(self, *bottoms: BlobType) -> Signature:
-        maps, truth, info = bottoms[:3]
-        self.check_anchors()
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit."""
         check_positive(self, "batch_size")
         check_fraction(self, "fg_fraction", "positive_overlap", "negative_overlap")
         check_four(self, "bbox_inside_weights")
@@ -496,40 +543,30 @@ class AnchorTarget(Anchored):
                 got=f"{self.positive_weight:g}",
                 setting="positive_weight",
             )
-        check_maps(maps, "the maps of the network, bottom 0,")
-        check_one_image(maps)
-        check_truth(truth, 1)
-        check_info(info, 2)
-        count, height, width = self.n_anchors, *maps.shape[2:]
-        boxes = BlobType((1, 4 * count, height, width))
-        return Signature((BlobType((1, 1, count * height, width)), boxes, boxes, boxes))
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def backward_reads(self) -> Reads:
-        return Reads.NOTHING
-
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        xp, (maps, truth, info) = call.xp, call.bottoms[:3]
-        height, width = maps.shape[2:]
-        high, wide = info.reshape(-1)[0], info.reshape(-1)[1]
-        truth = truth_rows(truth)
-        boxes = self.grid(xp, height, width)
-        border = self.allowed_border
-        inside = (
+    def inside(self, xp: ArrayNamespace, boxes: Array, info: Array) -> Array:
+        """Return the indices of the anchors that lie in the image, or not too far beyond."""
+        border, (high, wide) = self.allowed_border, info.reshape(-1)[:2]
+        found = (
             (boxes[:, :2] >= -border).all(axis=1)
             & (boxes[:, 2] < wide + border)
             & (boxes[:, 3] < high + border)
         )
-        places = xp.nonzero(inside)[0]
-        labels, best = self._labels(xp, boxes[places], truth)
-        labels = self._choice(call, labels)
+        return xp.nonzero(found if bool(found.any()) else ~found)[0]
 
-        targets = xp.zeros((len(places), 4))
+    def judge(
+        self, call: ForwardCall, boxes: Array, truth: Array, scores: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Return labels (A), and shifts, inside and outside weights (A, 4) of these anchors.
+
+        With `scores`, the probabilities of an object, the choice is that of the worst.
+        """
+        xp = call.xp
+        labels, best = self._labels(xp, boxes, truth)
+        labels = self._choice(call, labels, scores)
+        targets, inner, outer = (xp.zeros((len(boxes), 4)) for _ in range(3))
         if len(truth):
-            targets = encode(xp, boxes[places], truth[best])
-        inner, outer = xp.zeros((len(places), 4)), xp.zeros((len(places), 4))
+            targets = encode(xp, boxes, truth[best])
         positive, negative = labels == 1, labels == 0
         inner[positive] = xp.asarray(self.bbox_inside_weights or (1.0,) * 4)
         n_positive, n_negative = int(positive.sum()), int(negative.sum())
@@ -539,18 +576,29 @@ class AnchorTarget(Anchored):
         else:
             outer[positive] = self.positive_weight / max(n_positive, 1)
             outer[negative] = (1 - self.positive_weight) / max(n_negative, 1)
+        return labels, targets, inner, outer
 
-        count = self.n_anchors
-        spread = xp.full(len(boxes), -1.0, maps.dtype)
-        spread[places] = labels
-        spread = spread.reshape(height, width, count).transpose(2, 0, 1)
-        tops = [spread.reshape(1, 1, count * height, width)]
-        for values in (targets, inner, outer):
-            full = xp.zeros((len(boxes), 4), maps.dtype)
-            full[places] = values
-            full = full.reshape(height, width, 4 * count)
-            tops.append(full.transpose(2, 0, 1)[None])
-        return tuple(tops)
+    def spread(
+        self,
+        xp: ArrayNamespace,
+        judged: tuple[Array, ...],
+        places: Array,
+        size: tuple[int, int],
+        dtype: object,
+    ) -> list[Array]:
+        """Return maps (1, A, H, W) and (1, 4A, H, W) of what was said of the anchors at `places`.
+
+        Of others the label is -1, and the rest 0.
+        """
+        found = []
+        for index, values in enumerate(judged):
+            each = values.reshape(len(values), -1)
+            full = xp.zeros((size[0] * size[1] * self.n_anchors, each.shape[1]), dtype)
+            full[...] = 0 if index else -1
+            full[places] = each
+            full = full.reshape(*size, self.n_anchors * each.shape[1])
+            found.append(full.transpose(2, 0, 1)[None])
+        return found
 
     def _labels(self, xp: ArrayNamespace, boxes: Array, truth: Array) -> tuple[Array, Array]:
         """Return the labels of boxes, and which box of the ground truth each overlaps most."""
@@ -559,7 +607,9 @@ class AnchorTarget(Anchored):
         shared = overlaps(xp, boxes, truth)
         most = shared.max(axis=1)
         background = most < self.negative_overlap
-        foreground = (shared == shared.max(axis=0)).any(axis=1) | (most >= self.positive_overlap)
+        foreground = most >= self.positive_overlap
+        if self.each_truth:
+            foreground |= (shared == shared.max(axis=0)).any(axis=1)
         labels = xp.full(len(boxes), -1.0)
         for value, where in sorted(
             [(0.0, background), (1.0, foreground)], reverse=self.clobber_positives,
@@ -568,15 +618,20 @@ class AnchorTarget(Anchored):
             labels[where] = value
         return labels, shared.argmax(axis=1)
 
-    def _choice(self, call: ForwardCall, labels: Array) -> Array:
+    def _choice(self, call: ForwardCall, labels: Array, scores: Array | None) -> Array:
         """Return the labels, with -1 for those of 1 and of 0 that are too many."""
-        random = None
+        xp, random = call.xp, None
         most = int(self.fg_fraction * self.batch_size)
         for value in (1, 0):
-            found = call.xp.nonzero(labels == value)[0]
+            found = xp.nonzero(labels == value)[0]
             if len(found) > most:
-                random = random or call.random()
-                labels[found[call.xp.asarray(random.permutation(len(found))[most:])]] = -1
+                if scores is None:
+                    random = random or call.random()
+                    order = xp.asarray(random.permutation(len(found)))
+                else:
+                    own = scores[found] if value else -scores[found]
+                    order = xp.argsort(own, kind="stable")
+                labels[found[order[most:]]] = -1
             most = self.batch_size - min(len(found), most)
         return labels
 
@@ -584,6 +639,61 @@ class AnchorTarget(Anchored):
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
         raise g.refuse("targets belong to training", hint="export the net for testing")
+
+
+@layer("AnchorTarget", "anchor_target_param")
+@dataclass(frozen=True)
+class AnchorTarget(Judgement, Anchored):
+    """What a region proposal network should have said: labels, shifts and weights of its anchors.
+
+    Shapes: maps of the network (1, ..., H, W), ground truth (G, 5) as (x1, y1, x2, y2, class),
+    (height, width, scale) of the image (1, 3), unread, the image, and if given the probabilities
+    (1, 2A, H, W) -> labels (1, 1, A * H, W), shifts, inside weights and outside weights
+    (1, 4A, H, W).
+
+    Only anchors that lie in the image, or reach `allowed_border` pixels beyond (all, if none does),
+    are labelled: 1 for those that overlap a box most of all (but for `each_truth: false`), or by at
+    least `positive_overlap`; 0 for those that overlap each by less than `negative_overlap`; -1
+    else. Both 1 and 0 are 1, or with `clobber_positives` 0. A choice of `batch_size` stays, at most
+    `fg_fraction` of it 1: at random, or with probabilities those of which the net is furthest off.
+    Inside weights are `bbox_inside_weights` where the label is 1. Outside weights are 1 / (number
+    of labels) for 1 and 0 alike, or with a `positive_weight` p, p / (number of 1) and (1 - p) /
+    (number of 0). No gradient.
+
+    ONNX: none, it makes targets for training.
+
+    Source: S. Ren et al., "Faster R-CNN", 2015; the layer of py-faster-rcnn, whose configuration
+    has these settings. Those of SSH have `each_truth`: M. Najibi et al., "SSH: Single Stage
+    Headless Face Detector", 2017.
+    """
+
+    bottoms: ClassVar[Arity] = between(3, 5)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        maps, truth, info = bottoms[:3]
+        self.check_anchors()
+        self.check_settings()
+        check_maps(maps, "the maps of the network, bottom 0,")
+        check_one_image(maps)
+        check_truth(truth, 1)
+        check_info(info, 2)
+        count, height, width = self.n_anchors, *maps.shape[2:]
+        if len(bottoms) > 4:
+            self.check_channels(bottoms[4], 4, 2, "probabilities")
+        boxes = BlobType((1, 4 * count, height, width))
+        return Signature((BlobType((1, 1, count * height, width)), boxes, boxes, boxes))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (maps, truth, info) = call.xp, call.bottoms[:3]
+        height, width = maps.shape[2:]
+        boxes = self.grid(xp, height, width)
+        places = self.inside(xp, boxes, info)
+        scores = None
+        if len(call.bottoms) > 4:
+            scores = call.bottoms[4][0, self.n_anchors :].transpose(1, 2, 0).reshape(-1)[places]
+        judged = self.judge(call, boxes[places], truth_rows(truth), scores)
+        labels, *maps = self.spread(xp, judged, places, (height, width), maps.dtype)
+        return (labels.reshape(1, 1, -1, width), *maps)
 
 
 @dataclass(frozen=True)

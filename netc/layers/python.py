@@ -26,8 +26,10 @@ from netc.layers.proposal import (
     Proposal,
     ProposalTarget,
 )
+from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.registry import layer
 from netc.layers.spatialdropout import SpatialDropout
+from netc.layers.textlines import TextProposal
 from netc.layers.types import (
     Arity,
     Array,
@@ -126,18 +128,37 @@ REGION_IMAGE = (608, 1024)
 TRUTH = 20
 REGIONS = 128
 
+# The side of the square that anchors are made around.
+SQUARE = 16
 
-def _anchors(settings: Settings) -> dict[str, Any]:
+# What the configuration of FPN says, and how many tops its targets are: four levels, labels, shifts
+# and two kinds of weights.
+PYRAMID_SCALES = (16.0, 32.0)
+PYRAMID_TOPN = {Phase.TRAIN: 2000, Phase.TEST: 1000}
+PYRAMID_BORDER = 1000
+PYRAMID_BATCH = 256
+PYRAMID_TARGETS = PyramidRegions.n_levels + 4
+
+
+def _shapes(settings: Settings) -> dict[str, Any]:
     return {
-        "feat_stride": settings.integer("feat_stride"),
         "ratio": settings.numbers("ratios", RATIOS),
         "scale": settings.numbers("scales", SCALES),
     }
 
 
 def _proposal(layer: Python, settings: Settings) -> Layer:
+    strides = settings.integers("feat_stride")
+    if len(strides) > 1:
+        return PyramidProposal(
+            scale=PYRAMID_SCALES,
+            stride=strides,
+            pre_nms_topn=PRE_NMS_TOPN[layer.phase],
+            post_nms_topn=PYRAMID_TOPN[layer.phase],
+        )
     return Proposal(
-        **_anchors(settings),
+        feat_stride=strides[0],
+        **_shapes(settings),
         pre_nms_topn=PRE_NMS_TOPN[layer.phase],
         post_nms_topn=POST_NMS_TOPN[layer.phase],
         top=layer.top,
@@ -145,46 +166,122 @@ def _proposal(layer: Python, settings: Settings) -> Layer:
 
 
 def _anchor_target(layer: Python, settings: Settings) -> Layer:
+    strides = settings.integers("feat_stride")
+    if len(strides) > 1:
+        border = settings.integer("allowed_border", PYRAMID_BORDER)
+        return PyramidAnchorTarget(scale=PYRAMID_SCALES, stride=strides, allowed_border=border)
     border = settings.integer("allowed_border", 0)
-    return AnchorTarget(**_anchors(settings), allowed_border=border)
+    return AnchorTarget(feat_stride=strides[0], **_shapes(settings), allowed_border=border)
 
 
 def _proposal_target(layer: Python, settings: Settings) -> Layer:
+    if len(layer.top) == PYRAMID_TARGETS:
+        return _pyramid_target(PYRAMID_BATCH)(layer, settings)
     # R-FCN writes 2 for "one box for all classes"; with two classes in earnest it is the same.
     classes = settings.integer("num_classes")
     return ProposalTarget(num_classes=classes, agnostic=classes == 2)
 
 
 @dataclass(frozen=True)
-class ProposalAndTarget(Layer):
-    """PVANet's ProposalLayer2: Proposal and ProposalTarget one behind the other."""
+class SeveralLayers(Layer):
+    """A Python class that is several of netc's types one behind the other."""
 
-    proposal: Proposal
-    target: ProposalTarget
+    parts: tuple[Part, ...]
 
     type: ClassVar[str] = "Python"
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
+        return self.parts
+
+
+@dataclass(frozen=True)
+class ProposalAndTarget(SeveralLayers):
+    """PVANet's ProposalLayer2: Proposal and ProposalTarget."""
+
     bottoms: ClassVar[Arity] = exactly(4)
     tops: ClassVar[Arity] = exactly(5)
 
-    def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
-        regions = ".regions"
-        return (
-            Part("proposal", self.proposal, ("$b0", "$b1", "$b2"), (regions,)),
-            Part("target", self.target, (regions, "$b3"), tuple(f"$t{i}" for i in range(5))),
-        )
-
 
 def _proposal_and_target(layer: Python, settings: Settings) -> Layer:
-    anchors = _anchors(settings)
-    target = _proposal_target(layer, settings)
-    assert isinstance(target, ProposalTarget)
     proposal = Proposal(
-        **anchors,
+        feat_stride=settings.integer("feat_stride"),
+        **_shapes(settings),
         pre_nms_topn=PRE_NMS_TOPN[Phase.TRAIN],
         post_nms_topn=POST_NMS_TOPN[Phase.TRAIN],
         top=("regions",),
     )
-    return ProposalAndTarget(proposal, target)
+    regions, tops = ".regions", tuple(f"$t{i}" for i in range(5))
+    return ProposalAndTarget(
+        (
+            Part("proposal", proposal, ("$b0", "$b1", "$b2"), (regions,)),
+            Part("target", _proposal_target(layer, settings), (regions, "$b3"), tops),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PyramidTarget(SeveralLayers):
+    """FPN's ProposalTargetLayer: ProposalTarget and PyramidRegions; it does not read the image."""
+
+    bottoms: ClassVar[Arity] = exactly(3)
+    tops: ClassVar[Arity] = exactly(PYRAMID_TARGETS)
+
+
+def _pyramid_target(rows: int) -> Maker:
+    """Return the maker of FPN's targets, with so many rows for each level, or 0."""
+
+    def make(layer: Python, settings: Settings) -> Layer:
+        classes = settings.integer("num_classes")
+        target = ProposalTarget(num_classes=classes, batch_size=PYRAMID_BATCH, bg_thresh_lo=0.0)
+        tops = tuple(f"$t{i}" for i in range(PYRAMID_TARGETS))
+        regions = PyramidRegions(rows=rows, top=tops)
+        between = tuple(f".{i}" for i in range(5))
+        return PyramidTarget(
+            (
+                Part("target", target, ("$b0", "$b1"), between),
+                Part("regions", regions, between, tops),
+            )
+        )
+
+    return make
+
+
+def _pyramid_regions(rows: int) -> Maker:
+    def make(layer: Python, settings: Settings) -> Layer:
+        return PyramidRegions(rows=rows, top=layer.top)
+
+    return make
+
+
+def _ssh_proposal(layer: Python, settings: Settings) -> Layer:
+    # For testing it leaves boxes that overlap to a program, which has those of several maps.
+    train = layer.phase is Phase.TRAIN
+    return Proposal(
+        feat_stride=settings.integer("feat_stride"),
+        base_size=settings.integer("base_size", SQUARE),
+        **_shapes(settings),
+        min_size=4 if train else 0,
+        pre_nms_topn=1000,
+        post_nms_topn=300 if train else 0,
+        nms_thresh=0.3 if train else 1.0,
+        top=layer.top,
+    )
+
+
+def _ssh_anchor_target(layer: Python, settings: Settings) -> Layer:
+    return AnchorTarget(
+        feat_stride=settings.integer("feat_stride"),
+        base_size=settings.integer("base_size", SQUARE),
+        **_shapes(settings),
+        allowed_border=settings.integer("allowed_border", 0),
+        fg_fraction=0.25,
+        positive_overlap=settings.number("positive_overlap", 0.5),
+        each_truth=False,
+    )
+
+
+def _text_proposal(layer: Python, settings: Settings) -> Layer:
+    return TextProposal(feat_stride=settings.integer("feat_stride"))
 
 
 @dataclass(frozen=True)
@@ -305,6 +402,15 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     ("rpn.anchor_target_layer", "AnchorTargetLayer"): _anchor_target,
     ("rpn.proposal_target_layer", "ProposalTargetLayer"): _proposal_target,
     ("roi_data_layer.layer", "RoIDataLayer"): _roi_data,
+    # FPN of unsky, whose ProposalLayer and others have the names above
+    ("rpn.as_rois", "As_roisLayer"): _pyramid_regions(PYRAMID_TOPN[Phase.TEST]),
+    ("rpn.as_rois_mrcnn", "As_rois_MergeRcnnLayer"): _pyramid_regions(0),
+    ("rpn.proposal_target_layer_mrcnn", "ProposalMergeRcnnTargetLayer"): _pyramid_target(0),
+    # SSH
+    ("SSH.layers.proposal_layer", "ProposalLayer"): _ssh_proposal,
+    ("SSH.layers.anchor_target_layer", "AnchorTargetLayer"): _ssh_anchor_target,
+    # CTPN
+    ("layers.text_proposal_layer", "ProposalLayer"): _text_proposal,
     # FCN: the sizes are those of the largest images (VOC), or of all (NYUDv2, SIFT Flow)
     ("voc_layers", "VOCSegDataLayer"): _images(500, 500, data=3, label=1),
     ("voc_layers", "SBDDSegDataLayer"): _images(500, 500, data=3, label=1),

@@ -112,3 +112,9 @@ def test_what_is_wrong_with_a_setting_is_said() -> None:
     with pytest.raises(Refusal, match="sets 'scale', which the layer does not read") as error:
         settings.finish()
     assert "scales" in error.value.hint
+
+
+def test_a_list_may_stand_without_brackets() -> None:
+    assert parse("'strides': 4,8, 16\n'more': 1") == {"strides": [4, 8, 16], "more": 1}
+    assert parse("'a': 1, 'b': 2") == {"a": 1, "b": 2}
+    assert parse("a: 1, b: 2") == {"a": 1, "b": 2}

@@ -306,6 +306,40 @@ def test_too_many_anchors_are_chosen_from_at_random() -> None:
     assert len(seen) == 5
 
 
+def test_with_probabilities_the_worst_anchors_are_chosen() -> None:
+    info = np.array([[48, 56, 1.0]])
+    maps = np.zeros((1, 12, 6, 7))
+    layer = AnchorTarget(**{**vars(TARGET), "batch_size": 10, "fg_fraction": 0.2})
+    every, want = anchor_labels(layer, TRUTH, info)
+    probabilities = np.random.default_rng(0).random((1, 12, 6, 7))
+    scores = probabilities[0, 6:].transpose(1, 2, 0).ravel()
+    chosen = {}
+    for label, sign, count in ((1, 1, 2), (0, -1, 8)):
+        own = [i for i, w in enumerate(want) if w and w[0] == label]
+        chosen |= dict.fromkeys(sorted(own, key=lambda i: sign * scores[i])[:count], label)
+    bottoms = [maps, TRUTH, info, np.zeros((1, 3, 48, 56)), probabilities]
+    [labels, *_] = check_layer(layer, bottoms, gradient=False).tops
+    labels = labels.reshape(6, 6, 7).transpose(1, 2, 0).ravel()
+    assert [chosen.get(i, -1) for i in range(len(every))] == list(labels)
+    with pytest.raises(Refusal, match="probabilities do not fit"):
+        layer.infer(*(BlobType(b.shape) for b in [*bottoms[:4], maps[:, :5]]))
+
+
+def test_a_box_of_the_truth_may_have_no_anchor() -> None:
+    info, maps = np.array([[48, 56, 1.0]]), np.zeros((1, 12, 6, 7))
+    small = truth([20, 20, 24, 24, 1])
+    for each_truth in (True, False):
+        layer = AnchorTarget(**{**vars(TARGET), "each_truth": each_truth})
+        labels = forward(layer, [maps, small, info]).tops[0]
+        assert bool((labels == 1).any()) is each_truth
+
+
+def test_where_no_anchor_lies_in_the_image_all_do() -> None:
+    layer = AnchorTarget(feat_stride=8, base_size=8, ratio=(1.0,), scale=(32.0,))
+    labels = forward(layer, [np.zeros((1, 2, 2, 2)), TRUTH, np.array([[16, 16, 1.0]])]).tops[0]
+    assert (labels >= 0).all()
+
+
 def test_an_image_without_boxes_is_background() -> None:
     maps, info = np.zeros((1, 12, 6, 7)), np.array([[48, 56, 1.0]])
     labels, targets, inner, _ = forward(TARGET, [maps, np.zeros((3, 5)), info]).tops

@@ -20,8 +20,10 @@ from netc.graph.types import Graph
 from netc.layers.activation import Power
 from netc.layers.losses import EuclideanLoss
 from netc.layers.proposal import AnchorTarget, Proposal, ProposalTarget
+from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.python import WELL_KNOWN, Python
 from netc.layers.spatialdropout import SpatialDropout
+from netc.layers.textlines import TextProposal
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 from netc.runtime.code import CodeHost
 from netc.schema import read_net
@@ -59,6 +61,58 @@ def test_targets() -> None:
     name = "rpn.proposal_target_layer.ProposalTargetLayer"
     assert known(name, "'num_classes': 21") == ProposalTarget(num_classes=21)
     assert known(name, "'num_classes': 2") == ProposalTarget(num_classes=2, agnostic=True)
+
+
+def test_a_list_of_strides_makes_a_pyramid() -> None:
+    strides = "'feat_stride': 4,8,16,32,64"
+    found = known("rpn.proposal_layer.ProposalLayer", strides, phase=Phase.TEST)
+    assert isinstance(found, PyramidProposal) and found.stride == (4, 8, 16, 32, 64)
+    assert (found.scale, found.ratio, found.post_nms_topn) == ((16, 32), (), 1000)
+    found = known("rpn.anchor_target_layer.AnchorTargetLayer", strides)
+    assert isinstance(found, PyramidAnchorTarget) and found.stride == (4, 8, 16, 32, 64)
+    assert (found.scale, found.allowed_border) == ((16, 32), 1000)
+
+
+def test_targets_and_regions_of_a_pyramid() -> None:
+    tops = tuple("abcdefgh")
+    for module, name, rows in (
+        ("rpn.proposal_target_layer", "ProposalTargetLayer", 256),
+        ("rpn.proposal_target_layer_mrcnn", "ProposalMergeRcnnTargetLayer", 0),
+    ):
+        found = known(f"{module}.{name}", "'num_classes': 21", top=tops)
+        target, regions = (
+            part.layer for part in found.expand(*map(BlobType, [(9, 5), (2, 5), (1, 3, 8, 8)]))
+        )
+        assert target == ProposalTarget(num_classes=21, batch_size=256, bg_thresh_lo=0)
+        assert regions == PyramidRegions(rows=rows, top=tuple(f"$t{i}" for i in range(8)))
+    assert known("rpn.as_rois.As_roisLayer", top=tops[:5]) == PyramidRegions(
+        rows=1000, top=tops[:5]
+    )
+    found = known("rpn.as_rois_mrcnn.As_rois_MergeRcnnLayer", top=tops[:5])
+    assert found == PyramidRegions(top=tops[:5])
+
+
+def test_layers_of_ssh() -> None:
+    text = "{'feat_stride': 8,'scales': [1,2], 'ratios':[1,]}"
+    shapes = {"feat_stride": 8, "ratio": (1,), "scale": (1, 2)}
+    test = known("SSH.layers.proposal_layer.ProposalLayer", text, phase=Phase.TEST, top=("r", "s"))
+    assert test == Proposal(
+        **shapes, min_size=0, pre_nms_topn=1000, post_nms_topn=0, nms_thresh=1, top=("r", "s")
+    )
+    train = known("SSH.layers.proposal_layer.ProposalLayer", text, top=("r", "s"))
+    assert train == Proposal(
+        **shapes, min_size=4, pre_nms_topn=1000, post_nms_topn=300, nms_thresh=0.3, top=("r", "s")
+    )
+    text = text.replace("}", ", 'allowed_border': 512, 'positive_overlap': 0.6}")
+    found = known("SSH.layers.anchor_target_layer.AnchorTargetLayer", text)
+    assert found == AnchorTarget(
+        **shapes, allowed_border=512, positive_overlap=0.6, fg_fraction=0.25, each_truth=False
+    )
+
+
+def test_the_layer_of_ctpn() -> None:
+    found = known("layers.text_proposal_layer.ProposalLayer", "'feat_stride': 16")
+    assert found == TextProposal(feat_stride=16)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +180,7 @@ def test_small_ones() -> None:
     [
         ("rpn.proposal_layer.ProposalLayer", "", "lacks 'feat_stride'"),
         ("rpn.proposal_layer.ProposalLayer", "feat_stride: 1.5", "not a whole number"),
+        ("rpn.proposal_layer.ProposalLayer2", "feat_stride: 1.5", "not a whole number"),
         ("rpn.proposal_layer.ProposalLayer", "feat_stride: 16\nscale: 3", "sets 'scale'"),
         ("rpn.proposal_target_layer.ProposalTargetLayer", "21", "no mapping"),
         ("spatial_dropout.SpatialDropoutLayer", "{'phase': 'X', 'p': '0.2'}", "is not that of"),

@@ -379,6 +379,23 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("num_classes", "agnostic"), (5,),
         ),
     ),
+    "PyramidAnchorTarget": (
+        Suits(
+            ("1 8 4 4", "1 8 2 2", "G 5", "1 3"),
+            {"ratio": (1.0,), "scale": (1.0, 2.0), "stride": (8, 16)},
+            {2: truths, 3: image_size}, ("ratio", "scale", "stride"), (4,),
+        ),
+    ),
+    "PyramidProposal": (
+        Suits(
+            ("1 3", "1 8 4 4", "1 8 2 2", "1 4 4 4", "1 4 2 2"),
+            {"ratio": (1.0,), "scale": (1.0, 2.0), "stride": (8, 16), "post_nms_topn": 5},
+            {0: image_size, 3: positive, 4: positive}, ("ratio", "scale", "stride"),
+        ),
+    ),
+    "PyramidRegions": (
+        Suits(("R 5", "R", "R 3"), {"size": 12}, {0: regions}, ("rows",), (6, 7)),
+    ),
     "RNN": (_RECURRENT[0],),
     "ROIAlign": (
         Suits(
@@ -433,6 +450,11 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "SoftmaxWithLossOHEM": (_scores(),),
     "SpatialTransformer": (Suits(("N C 4 5", "N 6"), values={1: identity}),),
     "Split": (Suits(tops=(1, 2)),),
+    "TextProposal": (
+        Suits(
+            ("1 4 3 4", "1 4 3 4", "1 3"), {"height": (11, 23)}, {2: image_size}, ("height",), (2,)
+        ),
+    ),
     "Tile": (Suits(settings={"tiles": 2}),),
     "Transpose": (Suits(("N C H",), {"dim": (2, 0, 1)}),),
     "TripletLoss": (Suits(("N C",) * 3),),
