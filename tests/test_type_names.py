@@ -21,7 +21,7 @@ FREE = ("netc/layers", "netc/backends")
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData Data DenseImageData HDF5Data HDF5Output ImageData ImageGtData ImageSegData "
-        "LaneData VideoData WindowData",
+        "LaneData VideoData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),
@@ -34,11 +34,12 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/report/onnx_forms.py": ("Reshape", "an operator of ONNX"),
     "netc/schema/upgrade.py": (
         "AbsVal Accuracy ArgMax BN BNLL BatchNorm Concat ContrastiveLoss Convolution Crop Data "
-        "Deconvolution Dropout DummyData Eltwise EltwiseAffine EuclideanLoss Exp Flatten "
-        "HDF5Data HDF5Output HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct "
-        "Input LRN Local MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize "
-        "Pooling Power ROIPooling ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice "
-        "Softmax SoftmaxWithLoss Split TanH Threshold TripletLoss Unpooling WindowData",
+        "Deconvolution DenseCRF Dropout DummyData Eltwise EltwiseAccuracy EltwiseAffine "
+        "EuclideanLoss Exp Flatten HDF5Data HDF5Output HingeLoss Im2col ImageData ImageSegData "
+        "InfogainLoss InnerProduct Input Interp LRN Local MVN MemoryData MultiStageMeanfield "
+        "MultinomialLogisticLoss Normalize Pooling Power ROIPooling ReLU Scale Sigmoid "
+        "SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split TanH Threshold "
+        "TripletLoss Unpooling WindowData WindowSegData",
         "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }

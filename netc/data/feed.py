@@ -21,7 +21,7 @@ from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
 from netc.data.mscnn import GroundTruthSource
-from netc.data.pair_list import PairSource
+from netc.data.pair_list import PairSource, WindowPairSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
@@ -35,7 +35,7 @@ from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
 from netc.layers.mscnn import ImageGtData
 from netc.layers.python import PythonData
-from netc.layers.segdata import DenseImageData, ImageSegData
+from netc.layers.segdata import DenseImageData, ImageSegData, WindowSegData
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 from netc.layers.video import VideoData
 from netc.layers.windowdata import WindowData
@@ -52,6 +52,7 @@ _SOURCES: dict[type[Layer], Any] = {
     HDF5Data: RowSource,
     DenseImageData: PairSource,
     ImageSegData: PairSource,
+    WindowSegData: WindowPairSource,
     WindowData: WindowSource,
     VideoData: VideoSource,
     ImageGtData: GroundTruthSource,

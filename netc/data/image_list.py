@@ -111,9 +111,15 @@ class FileListSource(ImageSource):
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         """Return an image (C, H, W) of the list, resized."""
-        image = self._decoded(self._list.paths[index], index, self._settings.is_color)
+        image = self._cut(
+            self._decoded(self._list.paths[index], index, self._settings.is_color), index
+        )
         if self._settings.new_height:
             image = resize(image, self._settings.new_height, self._settings.new_width)
+        return image
+
+    def _cut(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        """Return what is taken of an image of the list: all of it."""
         return image
 
     def _decoded(self, path: str, index: int, color: bool) -> NDArray[np.uint8]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,30 +18,48 @@ from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Transformer, Windows
 from netc.data.workers import workers
 from netc.errors import Problems, Span, fail
-from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairReader
+from netc.layers.segdata import (
+    DenseImageData,
+    ImageSegData,
+    LabelType,
+    PairReader,
+    WindowSegData,
+)
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 
 Pixels = NDArray[np.uint8]
 
+# x1, y1, x2, y2 in pixels; the corners belong to it.
+Window = tuple[int, int, int, int]
+
+# Far more than any image has: what is larger is a mistake, and would need all of the memory.
+_MOST_PIXELS = 1 << 26
+
 # Of a list that is something else, the first few lines tell enough.
 _MOST_BAD_LINES = 10
 
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,9}")
 # A label for all pixels: one byte.
 _LABEL = re.compile(rb"\+?0*(?:[0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])")
 
 
 @dataclass(frozen=True, slots=True)
 class PairList(ImageList):
-    """The content of a list file; `seconds` are the second words of its lines, "" for none."""
+    """The content of a list file; `seconds` are the second words of its lines, "" for none.
+
+    `windows` are the corners x1, y1, x2, y2 that follow, where the list has any.
+    """
 
     seconds: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
-def read_pairs(file: Path, label_type: LabelType) -> PairList:
+def read_pairs(file: Path, label_type: LabelType, *, windows: bool = False) -> PairList:
     """Read a list of words between white space, two per line (one for NONE); more are left out.
 
-    Raises one NetcError with the bad lines (the first few of many), or for an empty list.
+    With `windows` the four corners of a window follow. Raises one NetcError with the bad lines (the
+    first few of many), or for an empty list.
     """
     try:
         content = file.read_bytes()
@@ -50,19 +70,25 @@ def read_pairs(file: Path, label_type: LabelType) -> PairList:
         LabelType.IMAGE: "an image and a label from 0 to 255",
         LabelType.PIXEL: "an image and an image of labels",
     }[label_type]
-    firsts, seconds, lines = [], [], []
+    if windows:
+        wanted += f", and x1 y1 x2 y2 with x1 <= x2, y1 <= y2 and {_MOST_PIXELS} pixels at most"
+    firsts, seconds, lines, boxes = [], [], [], []
     problems, n_bad = Problems(), 0
     for number, line in enumerate(content.split(b"\n"), start=1):
         words = line.split()
         if not words:
             continue
-        second = b"" if label_type is LabelType.NONE else b"".join(words[1:2])
+        n_words = 1 if label_type is LabelType.NONE else 2
+        second = b"".join(words[1:n_words])
+        window = _window(words[n_words : n_words + 4]) if windows else None
         good = (
             bool(_LABEL.fullmatch(second))
             if label_type is LabelType.IMAGE
             else bool(second) or label_type is LabelType.NONE
         )
-        if good:
+        if good and (window or not windows):
+            if window:
+                boxes.append(window)
             firsts.append(os.fsdecode(words[0]))
             seconds.append(os.fsdecode(second))
             lines.append(number)
@@ -71,7 +97,9 @@ def read_pairs(file: Path, label_type: LabelType) -> PairList:
         if n_bad <= _MOST_BAD_LINES:
             problems.add(
                 fail(
-                    "this line of the list names no labels",
+                    "this line of the list names no labels"
+                    if not good
+                    else "this line of the list names no window",
                     span=Span(str(file), number, 1),
                     expected=wanted,
                     got=line.strip().decode("utf-8", "replace"),
@@ -81,7 +109,18 @@ def read_pairs(file: Path, label_type: LabelType) -> PairList:
     if not firsts:
         raise fail("the list is empty", span=Span(str(file)), expected=f"{wanted} per line")
     numbers = np.array(lines)
-    return PairList(file, firsts, np.zeros(len(firsts), np.int64), numbers, tuple(seconds))
+    return PairList(
+        file, firsts, np.zeros(len(firsts), np.int64), numbers, tuple(seconds), tuple(boxes)
+    )
+
+
+def _window(words: list[bytes]) -> Window | None:
+    """Return the corners that four words tell, None for words that do not."""
+    if len(words) != 4 or not all(map(_INTEGER.fullmatch, words)):
+        return None
+    x1, y1, x2, y2 = map(int, words)
+    sides = x2 - x1 + 1, y2 - y1 + 1
+    return (x1, y1, x2, y2) if min(sides) > 0 and math.prod(sides) <= _MOST_PIXELS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +140,18 @@ class _Geometry:
 class PairSource(FileListSource):
     """The pairs that a list names, in its order or, shuffled, in another one for every pass."""
 
+    #: Whether a window belongs to each line.
+    windowed: ClassVar[bool] = False
+
     def __init__(self, layer: PairReader, opening: Opening) -> None:
         """Read the list; DataAbsent when it is missing."""
         file = locate_setting(layer.source, opening, "source", "list of images and labels")
         self._label_type = layer.label_type if isinstance(layer, ImageSegData) else LabelType.PIXEL
         self._ignored = min(max(getattr(layer, "ignore_label", 255), 0), 255)
         self._pairs = layer
-        pairs = read_pairs(file, self._label_type)
+        pairs = read_pairs(file, self._label_type, windows=self.windowed)
         self._seconds = pairs.seconds
+        self._windows = pairs.windows
         super().__init__(layer, opening, pairs)
         param = layer.transform_param
         self._transformer = Transformer(
@@ -158,6 +201,8 @@ class PairSource(FileListSource):
                     hint="set new_height and new_width or a crop, or use batch_size: 1",
                 )
             labels = self._labels(indices[i], image) if len(batch) > 1 else None
+            if len(batch) > 2:
+                batch[2][i, 0, 0] = np.minimum(batch[0].shape[2:], self._size_of(indices[i], image))
             self._place(image, labels, geometries[i], i, batch, span)
 
         workers().run(place, count)
@@ -208,23 +253,33 @@ class PairSource(FileListSource):
     def _labels(self, index: int, image: Pixels) -> Pixels:
         """Return the labels (1, H, W) of an image of the list, resized."""
         size = self._pairs.label_size(image.shape[1], image.shape[2])
-        if self._label_type is not LabelType.PIXEL:
-            second = self._seconds[index]
-            value = int(second) if self._label_type is LabelType.IMAGE else self._ignored
-            return np.full((1, *size), value, np.uint8)
-        labels = self._decoded(self._seconds[index], index, False)
+        labels = self._stored_labels(index, size)
         if self._pairs.new_height:
             return _nearest(labels, *size)
+        self._check_size(labels, size, index)
+        return labels
+
+    def _stored_labels(self, index: int, size: tuple[int, int]) -> Pixels:
+        """Return the labels (1, H, W) as stored; of this size where no image holds them."""
+        if self._label_type is LabelType.PIXEL:
+            return self._decoded(self._seconds[index], index, False)
+        second = self._seconds[index]
+        value = int(second) if self._label_type is LabelType.IMAGE else self._ignored
+        return np.full((1, *size), value, np.uint8)
+
+    def _check_size(self, labels: Pixels, size: tuple[int, int], index: int) -> None:
         if labels.shape[1:] != size:
             raise fail(
                 "image and labels differ in size",
                 span=self._list.span(index),
-                expected=f"labels of height {size[0]} and width {size[1]}, for an image of shape "
-                f"{BlobType(image.shape)}",
+                expected=f"labels of height {size[0]} and width {size[1]}",
                 got=f"height {labels.shape[1]} and width {labels.shape[2]}",
                 hint="new_height and new_width bring both to one size",
             )
-        return labels
+
+    def _size_of(self, index: int, image: Pixels) -> tuple[int, int]:
+        """Return the height and width that are told of an image."""
+        return image.shape[1], image.shape[2]
 
     def _place(
         self,
@@ -238,8 +293,6 @@ class PairSource(FileListSource):
         """Transform one pair into its place in a batch."""
         out = batch[0][i]
         height, width = out.shape[1:]
-        if len(batch) > 2:
-            batch[2][i, 0, 0] = min(height, image.shape[1]), min(width, image.shape[2])
         if geometry.factor != 1:
             scaled = [
                 int(np.float32(size) * np.float32(geometry.factor)) for size in image.shape[1:]
@@ -273,6 +326,39 @@ class PairSource(FileListSource):
             marks[:, :rows, :columns] = labels
         else:
             marks[...] = labels
+
+
+class WindowPairSource(PairSource):
+    """Windows of the pairs that a list names."""
+
+    windowed: ClassVar[bool] = True
+
+    def __init__(self, layer: WindowSegData, opening: Opening) -> None:
+        # Height and width of each image that was read, by its place in the list.
+        self._wholes: dict[int, tuple[int, int]] = {}
+        super().__init__(layer, opening)
+
+    def _cut(self, image: Pixels, index: int) -> Pixels:
+        self._wholes[index] = (image.shape[1], image.shape[2])
+        return self._part(image, index, 0)
+
+    def _stored_labels(self, index: int, size: tuple[int, int]) -> Pixels:
+        whole = self._wholes[index]
+        labels = super()._stored_labels(index, whole)
+        self._check_size(labels, whole, index)
+        return self._part(labels, index, self._ignored)
+
+    def _size_of(self, index: int, image: Pixels) -> tuple[int, int]:
+        return self._wholes[index]
+
+    def _part(self, image: Pixels, index: int, outside: int) -> Pixels:
+        """Return the window of an image (C, H, W) that a line tells, filled up beyond its edges."""
+        x1, y1, x2, y2 = self._windows[index]
+        part = np.full((len(image), y2 - y1 + 1, x2 - x1 + 1), outside, np.uint8)
+        seen = image[:, max(y1, 0) : max(y2 + 1, 0), max(x1, 0) : max(x2 + 1, 0)]
+        top, left = max(-y1, 0), max(-x1, 0)
+        part[:, top : top + seen.shape[1], left : left + seen.shape[2]] = seen
+        return part
 
 
 def _nearest(labels: Pixels, height: int, width: int) -> Pixels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.labels import ScoreShape, check_labels, class_index
@@ -67,9 +67,7 @@ class Accuracy(Layer):
         index = class_index(xp, labels, shape.classes, self.ignore_label)
         index = index.reshape(shape.outer, 1, shape.inner)
         scores = x.reshape(shape.sizes)
-        own = xp.take_along_axis(scores, xp.maximum(index, 0), axis=1)
-        # "not below" rather than ">=": a NaN counts against the label. The label itself is one.
-        rivals = xp.count_nonzero(~(scores < own), axis=1) - 1
+        rivals = self._rivals(xp, scores, xp.maximum(index, 0))
         valid = index[:, 0, :] >= 0
         hits = valid & (rivals < self.top_k)
         tops = [_ratio(xp, hits.sum(), valid.sum(), x)]
@@ -81,8 +79,20 @@ class Accuracy(Layer):
             tops.append(_ratio(xp, found, occur, x))
         return tuple(tops)
 
+    def _rivals(self, xp: ArrayNamespace, scores: Array, index: Array) -> Array:
+        """Return how many scores along axis 1 come before that of the label."""
+        own = xp.take_along_axis(scores, index, axis=1)
+        # "not below" rather than ">=": a NaN counts against the label. The label itself is one.
+        return xp.count_nonzero(~(scores < own), axis=1) - 1
+
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, False)
+
+    def _lower_not_behind(self, g: OnnxBuilder, x: Value, index: Value, axis: int) -> Value:
+        """Return which scores do not come behind that of the label, itself among them."""
+        own = g.op("GatherElements", x, index, axis=axis)
+        found: Value = g.op("Not", g.op("Less", x, own))
+        return found
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
@@ -91,9 +101,8 @@ class Accuracy(Layer):
         axis = self.axis % len(x.shape)
         one_each = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
         index, counts = lower_labels(g, labels, one_each, self.ignore_label)
-        own = g.op("GatherElements", x, index, axis=axis)
-        not_below = g.cast(g.op("Not", g.op("Less", x, own)), "float32")
-        rivals = g.op("ReduceSum", not_below, g.constant([axis], "int64"), keepdims=1)
+        not_behind = g.cast(self._lower_not_behind(g, x, index, axis), "float32")
+        rivals = g.op("ReduceSum", not_behind, g.constant([axis], "int64"), keepdims=1)
         hits = g.op("Less", rivals, g.constant(self.top_k + 1.0))
         if counts is not None:
             hits = g.op("And", hits, counts)
@@ -132,6 +141,47 @@ class Accuracy(Layer):
 def _ratio(xp: ArrayNamespace, part: Array, whole: Array, like: Array) -> Array:
     """Return part / whole in the dtype of `like`, 0 where the whole is 0."""
     return part.astype(like.dtype) / xp.maximum(whole, 1).astype(like.dtype)
+
+
+@layer("EltwiseAccuracy", "eltwise_accuracy_param")
+@dataclass(frozen=True)
+class EltwiseAccuracy(Accuracy):
+    """The share of pixels whose label's score is among the `top_k` best of the channels.
+
+    Shapes: scores (N, K, H, W), labels (N, 1, H, W) -> accuracy (). Among equal scores the larger
+    class comes first, as in the fork; otherwise as Accuracy. 0 where all labels are ignored (in the
+    fork NaN).
+
+    Source: the fork of DeconvNet.
+    """
+
+    axis: int = field(default=1, init=False)
+
+    tops: ClassVar[Arity] = exactly(1)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x, labels = bottoms
+        if x.axes != 4 or labels.shape != (x.shape[0], 1, *x.shape[2:]):
+            raise Refusal(
+                "there is not one label for each pixel",
+                expected="scores (N, K, H, W) and labels (N, 1, H, W)",
+                got=f"scores of shape {x}, labels of shape {labels}",
+                setting="bottom",
+            )
+        return super().infer(x, labels)
+
+    def _rivals(self, xp: ArrayNamespace, scores: Array, index: Array) -> Array:
+        own = xp.take_along_axis(scores, index, axis=1)
+        classes = xp.arange(scores.shape[1]).reshape(-1, 1)
+        behind = (scores < own) | ((scores == own) & (classes <= index))
+        return xp.count_nonzero(~behind, axis=1)
+
+    def _lower_not_behind(self, g: OnnxBuilder, x: Value, index: Value, axis: int) -> Value:
+        own = g.op("GatherElements", x, index, axis=axis)
+        classes = g.constant(g.xp.arange(x.shape[1]).reshape(-1, 1, 1), "int64")
+        smaller = g.op("And", g.op("Equal", x, own), g.op("Less", classes, index))
+        found: Value = g.op("Not", g.op("Or", g.op("Less", x, own), smaller))
+        return found
 
 
 @layer("ArgMax", "argmax_param")

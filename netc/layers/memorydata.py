@@ -15,7 +15,8 @@ from netc.layers.types import Arity, BlobType, Layer, Refusal, Signature, betwee
 class MemoryData(Layer):
     """Images and labels whose content the caller sets before each pass. They start at zero.
 
-    Shapes: tops (N, C, H, W) and (N,), with N = `batch_size` and the other sizes of the same names.
+    Shapes: tops (N, C, H, W) and (N,), with N = `batch_size` and the other sizes of the same names,
+    and, as in DeepLab's nets, the height and width of each image (N, 1, 1, 2).
     Caffe insists on the label top; here it may be left out. `transform_param` is read and has no
     effect, as on the arrays that pycaffe hands to Caffe.
 
@@ -30,7 +31,7 @@ class MemoryData(Layer):
     transform_param: TransformParam = field(default_factory=TransformParam)
 
     bottoms: ClassVar[Arity] = exactly(0)
-    tops: ClassVar[Arity] = between(1, 2)
+    tops: ClassVar[Arity] = between(1, 3)
     fed: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
@@ -46,5 +47,6 @@ class MemoryData(Layer):
                     hint=f"add memory_data_param {{ {name}: ... }}",
                     setting=name,
                 )
-        blobs = (BlobType(tuple(sizes.values())), BlobType((self.batch_size,)))
+        n = self.batch_size
+        blobs = (BlobType(tuple(sizes.values())), BlobType((n,)), BlobType((n, 1, 1, 2)))
         return Signature(blobs[: len(self.top)])

@@ -220,3 +220,19 @@ class ImageSegData(PairReader):
                 got="no crop",
                 setting="scale_factors",
             )
+
+
+@layer("WindowSegData", "image_data_param")
+@dataclass(frozen=True)
+class WindowSegData(ImageSegData):
+    """Windows of images and of their labels: a list has one `image labels x1 y1 x2 y2` per line.
+
+    The corners are in pixels and belong to the window. Where it reaches over the edge the image
+    goes on in black and its labels with `ignore_label`; then both are resized to `new_height` and
+    `new_width`, and transformed, as in ImageSegData. The words `labels` are those of ImageSegData
+    too. The third top takes the size of each image, not of its window.
+
+    Shapes: image (C, H, W) as stored -> tops (N, C, H', W'), labels (N, 1, H', W') and sizes
+    (N, 1, 1, 2).
+    Source: the fork of DeconvNet (Noh et al., ICCV 2015).
+    """

@@ -22,7 +22,9 @@ IMPLEMENTATION_FIELDS = frozenset(
         "global_grad_scale global_grad_scale_adaptive reduce_buckets eltwise_mem_sharing "
         "compile_net_state engine multinode",
         "LayerParameter": "forward_type backward_type forward_math backward_math debug "
-        "cudnn_math_override engine multinode mn_grad_compress_param quantization_param",
+        "cudnn_math_override engine multinode mn_grad_compress_param quantization_param "
+        # DeepLab: whether weights of other axes may be loaded, which netc decides by their layers.
+        "strict_dim",
         "SolverParameter": "solver_data_type store_blobs_in_old_format engine",
         # Which library, which algorithm of it.
         "BatchNormParameter": "engine",

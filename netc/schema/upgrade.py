@@ -73,9 +73,13 @@ V1_TYPE_NAMES = {
     "TRIPLET_LOSS": "TripletLoss",
     # CRF-RNN, DeconvNet, DeepLab, HED
     "CROP": "Crop",
+    "DENSE_CRF": "DenseCRF",
+    "ELTWISE_ACCURACY": "EltwiseAccuracy",
     "IMAGE_SEG_DATA": "ImageSegData",
+    "INTERP": "Interp",
     "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
     "UNPOOLING": "Unpooling",
+    "WINDOW_SEG_DATA": "WindowSegData",
 }
 """The current name of each type of the V1 format."""
 
@@ -240,6 +244,7 @@ def _needs_upgrade(net: Any) -> bool:
         or net.input_shape
         or any(_is_old_batch_norm(layer) for layer in net.layer)
         or _has_intel_batch_norms(net)
+        or any(_holes(layer) for layer in net.layer)
     )
 
 
@@ -256,6 +261,15 @@ def _has_intel_batch_norms(net: Any) -> bool:
 
 def _has_intel_filler(layer: Any) -> bool:
     return layer.type == "BatchNorm" and bool(layer.batch_norm_param.HasField("filler"))
+
+
+def _holes(layer: Any) -> list[str]:
+    """Return the fields by which DeepLab's convolutions say their dilation."""
+    # A net read for its weights alone has no settings.
+    if "convolution_param" not in layer.DESCRIPTOR.fields_by_name:
+        return []
+    param = layer.convolution_param
+    return [name for name in ("hole", "hole_h", "hole_w") if param.HasField(name)]
 
 
 def _assign(message: Any, name: str, value: Any) -> None:
@@ -296,6 +310,7 @@ class _NetUpgrade:
         self._upgrade_batch_norms()
         if _has_intel_batch_norms(self.net):
             self._upgrade_intel_batch_norms()
+        self._upgrade_holes()
         if self.problems:
             raise NetcError(*in_order(self.problems))
 
@@ -591,6 +606,34 @@ class _NetUpgrade:
         ]
         if moved:
             self.changes.append(f"filler of BatchNorm {_quote(moved)} moved to the Scale behind")
+
+    # Convolution
+
+    def _upgrade_holes(self) -> None:
+        """Write DeepLab's `hole`, or `hole_h` and `hole_w`, as `dilation`."""
+        changed = []
+        for layer, place in self._layers_and_places():
+            if not (names := _holes(layer)):
+                continue
+            param, settings = layer.convolution_param, place.child("convolution_param")
+            if ("hole" in names and len(names) > 1) or param.dilation:
+                others = [*names[1:], *(["dilation"] if param.dilation else [])]
+                self._add(
+                    "the dilation of a convolution is given twice",
+                    settings.find(others[0]).span,
+                    f"'{layer.name}'",
+                    expected="one of dilation, hole, and hole_h with hole_w",
+                    got=" and ".join([names[0], *others]),
+                )
+                continue
+            sides = ("hole",) if "hole" in names else ("hole_h", "hole_w")
+            for name in sides:
+                param.dilation.append(getattr(param, name))
+                param.ClearField(name)
+                settings.move(name, settings, "dilation")
+            changed.append(layer.name)
+        if changed:
+            self.changes.append(f"hole of {_quote(changed)} is now dilation")
 
     def _layers_and_places(self) -> list[tuple[Any, Places]]:
         places = self.places.fields.get("layer", [])

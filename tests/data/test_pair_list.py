@@ -12,7 +12,13 @@ import pytest
 from netc.data import DataAbsent, probe
 from netc.data.pair_list import read_pairs
 from netc.errors import NetcError
-from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairTransform
+from netc.layers.segdata import (
+    DenseImageData,
+    ImageSegData,
+    LabelType,
+    PairTransform,
+    WindowSegData,
+)
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase
 from tests.data.samples import OpenLayer, batches, pixels
@@ -275,6 +281,111 @@ def test_the_root_folder_is_put_before_both_paths(tmp_path: Path, open_layer: Op
     (tmp_path / "list.txt").write_text("/a.png /b.png\n")
     layer = seg(tmp_path / "list.txt", root_folder=str(tmp_path / "root"))
     assert batches(open_layer(layer), 1)[0][0].shape == (1, 3, 4, 5)
+
+
+# -- windows ---------------------------------------------------------------------------------------
+
+
+def windowed(
+    source: object, transform: PairTransform | None = None, **settings: object
+) -> WindowSegData:
+    fields: dict[str, object] = {"label_type": PIXEL, "top": ("data", "label", "size")}
+    fields["transform_param"] = transform or PairTransform()
+    return WindowSegData(source=str(source), **(fields | settings))  # type: ignore[arg-type]
+
+
+def with_window(source: Path, *corners: int) -> Path:
+    """Add a window to the only line of a list."""
+    source.write_text(source.read_text().strip() + " " + " ".join(map(str, corners)) + "\n")
+    return source
+
+
+def test_a_window_is_cut_out_of_image_and_labels(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    image, labels = pair(6, 8)
+    source = with_window(write_pairs((image, labels)), 2, 1, 5, 3)
+    [(data, marks, size)] = batches(open_layer(windowed(source)), 1)
+    np.testing.assert_array_equal(data[0], image[1:4, 2:6].transpose(2, 0, 1))
+    np.testing.assert_array_equal(marks[0, 0], labels[1:4, 2:6])
+    # Of the whole image, but no more than the window.
+    assert size.tolist() == [[[[3, 4]]]]
+
+
+@pytest.mark.parametrize("label_type", [PIXEL, IMAGE])
+def test_beyond_the_edge_a_window_is_black_and_ignored(
+    write_pairs: WritePairs, open_layer: OpenLayer, label_type: LabelType
+) -> None:
+    image, labels = pair(3, 4)
+    source = write_pairs((image, labels))
+    if label_type is IMAGE:
+        source.write_text("0.png 7")
+        labels[:] = 7
+    layer = windowed(with_window(source, -2, 1, 5, 4), label_type=label_type, ignore_label=200)
+    [(data, marks, _)] = batches(open_layer(layer), 1)
+    want = np.pad(image, ((0, 2), (2, 2), (0, 0)))[1:]
+    np.testing.assert_array_equal(data[0], want.transpose(2, 0, 1))
+    want = np.pad(labels, ((0, 2), (2, 2)), constant_values=200)[1:]
+    np.testing.assert_array_equal(marks[0, 0], want)
+
+
+def test_a_window_wholly_outside_shows_nothing(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    layer = windowed(with_window(write_pairs(pair(3, 4)), 9, -4, 10, -3))
+    [(data, marks, _)] = batches(open_layer(layer), 1)
+    assert data.shape == (1, 3, 2, 2) and not data.any() and (marks == 255).all()
+
+
+def test_a_window_is_resized_and_then_transformed(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    image, labels = pair(9, 9)
+    source = with_window(write_pairs((image, labels)), 1, 2, 6, 7)
+    layer = windowed(source, PairTransform(crop_size=4), new_height=8, new_width=10)
+    [(data, marks, size)] = batches(open_layer(layer, Phase.TEST), 1)
+    part = cv2.resize(image[2:8, 1:7], (10, 8))[2:6, 3:7]
+    np.testing.assert_array_equal(data[0], part.transpose(2, 0, 1))
+    nearest = cv2.resize(labels[2:8, 1:7], (10, 8), interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(marks[0, 0], nearest[2:6, 3:7])
+    assert size.tolist() == [[[[4, 4]]]]
+
+
+def test_a_resumed_run_sees_the_windows_that_an_uninterrupted_one_does(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    source = write_pairs(*(pair(6, 8, seed) for seed in range(3)))
+    lines = source.read_text().split("\n")
+    source.write_text("\n".join(f"{line} {i} 0 6 5" for i, line in enumerate(lines) if line))
+    layer = windowed(source, PairTransform(crop_size=4, mirror=True), shuffle=True, batch_size=2)
+    whole = batches(open_layer(layer, Phase.TRAIN), 5)
+    feed = open_layer(layer, Phase.TRAIN)
+    batches(feed, 2)
+    again = open_layer(layer, Phase.TRAIN)
+    again.restore(feed.state())
+    for ours, theirs in zip(batches(again, 3), whole[2:], strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "words", ["", "1 2 3", "1 2 x 4", "3 0 2 5", "0 5 3 4", "0 0 99999999 99999999"]
+)
+def test_lines_without_a_window_are_refused(tmp_path: Path, words: str) -> None:
+    (tmp_path / "list").write_text(f"a.png b.png 0 0 5 5\na.png b.png {words}\n")
+    with pytest.raises(NetcError, match="names no window") as caught:
+        read_pairs(tmp_path / "list", PIXEL, windows=True)
+    [problem] = caught.value.problems
+    assert problem.span is not None and problem.span.line == 2
+
+
+def test_labels_that_are_no_windows_of_their_image_are_refused(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    image, labels = pair(4, 5)
+    layer = windowed(with_window(write_pairs((image, labels[:3])), 0, 0, 2, 2))
+    with pytest.raises(NetcError, match="differ in size"):
+        batches(open_layer(layer), 1)
 
 
 # -- what is assumed without data ------------------------------------------------------------------

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netc.layers.accuracy import Accuracy, ArgMax
+from netc.layers.accuracy import Accuracy, ArgMax, EltwiseAccuracy
 from netc.layers.types import BlobType, Layer, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth, vector_names
 from tests.support.lowering import check_lowering
 from tests.support.vectors import bound_layers, check_bound_vector, refusal_of
@@ -185,3 +186,48 @@ def test_lowering_of_argmax(top_k: int, axis: int | None, out_max_val: bool) -> 
 
 def test_lowering_of_argmax_over_the_batch() -> None:
     check_lowering(ArgMax(axis=0, top_k=2), [smooth(4, 3)])
+
+
+# -- EltwiseAccuracy
+
+
+@settings(max_examples=40)
+@given(
+    shape=st.tuples(*[st.integers(1, 3)] * 4),
+    ignore=st.sampled_from([None, 1, 255]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+@definition("EltwiseAccuracy")
+def test_eltwise_accuracy_puts_the_larger_class_first(
+    shape: tuple[int, ...], ignore: int | None, seed: int, data: st.DataObject
+) -> None:
+    n, classes, height, width = shape
+    top_k = data.draw(st.integers(1, classes), "top_k")
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 2, shape) / 2  # ties everywhere
+    allowed = [*range(classes), *([] if ignore is None else [ignore])]
+    labels = rng.choice(allowed, (n, 1, height, width)).astype(float)
+    layer = EltwiseAccuracy(top_k, ignore_label=ignore)
+    run = check_layer(layer, [x, labels])
+    hits = seen = 0
+    for i, row, column in np.ndindex(n, height, width):
+        label = int(labels[i, 0, row, column])
+        if label == ignore:
+            continue
+        scores = x[i, :, row, column]
+        order = sorted(range(classes), key=lambda k: (scores[k], k), reverse=True)
+        seen += 1
+        hits += label in order[:top_k]
+    assert math.isclose(run.tops[0], hits / seen if seen else 0)
+    check_lowering(layer, [x, labels])
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"), [((2, 3, 4), (2, 1, 4)), ((2, 3, 4, 4), (2, 4, 4)), ((1, 3, 2, 2),) * 2]
+)
+def test_eltwise_accuracy_wants_a_label_at_each_pixel(
+    shape: tuple[int, ...], labels: tuple[int, ...]
+) -> None:
+    with pytest.raises(Refusal, match="one label for each pixel"):
+        EltwiseAccuracy().infer(BlobType(shape), BlobType(labels))

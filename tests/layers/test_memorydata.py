@@ -16,6 +16,8 @@ def test_the_tops_have_the_sizes_of_the_text() -> None:
     tops = MemoryData(**SIZES, top=("data", "label")).infer().tops
     assert [top.shape for top in tops] == [(4, 3, 5, 6), (4,)]
     assert len(MemoryData(**SIZES, top=("data",)).infer().tops) == 1
+    tops = MemoryData(**SIZES, top=("data", "label", "data_dim")).infer().tops
+    assert tops[2].shape == (4, 1, 1, 2)
 
 
 @pytest.mark.parametrize("missing", list(SIZES))

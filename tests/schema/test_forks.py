@@ -163,7 +163,8 @@ def test_fields_of_no_effect_are_the_forks(full: str) -> None:
     message, name = full.split(".")
     field = message_of(message).fields_by_name[name]
     assert (message, name) not in CAFFE
-    assert field.number < min(NETC_BLOCK) or field.number in OWN_BLOCK
+    other = f"`{full}`" in (ROOT / "docs/forks.md").read_text().partition("## Other forks")[2]
+    assert field.number < min(NETC_BLOCK) or field.number in OWN_BLOCK or other
 
 
 def test_a_path_leads_to_a_field_of_no_effect() -> None:
@@ -322,6 +323,10 @@ def test_constructs_of_forks() -> None:
         ("type: TRIPLET_LOSS triplet_loss_param { margin: 0.2 }", "TripletLoss"),
         ("type: UNPOOLING unpooling_param { unpool: MAX unpool_size: 14 }", "Unpooling"),
         ("type: CROP", "Crop"),
+        ("type: ELTWISE_ACCURACY eltwise_accuracy_param { top_k: 2 }", "EltwiseAccuracy"),
+        ("type: WINDOW_SEG_DATA image_data_param { source: 'list' }", "WindowSegData"),
+        ("type: INTERP interp_param { zoom_factor: 8 }", "Interp"),
+        ("type: DENSE_CRF dense_crf_param { max_iter: 3 }", "DenseCRF"),
     ],
 )
 def test_layers_of_2014(v1: str, current: str) -> None:
@@ -330,6 +335,35 @@ def test_layers_of_2014(v1: str, current: str) -> None:
     assert layer.type == current
     for setting in re.findall(r"\w+_param", v1):
         assert layer.HasField(setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dilation"),
+    [("hole: 12", [12]), ("hole_h: 2 hole_w: 3", [2, 3]), ("hole_w: 3", [1, 3])],
+)
+@pytest.mark.parametrize("old", [True, False])
+def test_holes_are_dilation(settings: str, dilation: list[int], old: bool) -> None:
+    ends = "bottom: 'a' top: 'b'"
+    v1 = f"layers {{ name: 'x' {ends} type: CONVOLUTION strict_dim: false "
+    now = f"layer {{ name: 'x' {ends} type: 'Convolution' "
+    text = (v1 if old else now) + f"convolution_param {{ kernel_size: 3 {settings} }} }}"
+    source = read_net("deeplab.prototxt", text)
+    param = source.message.layer[0].convolution_param
+    assert list(param.dilation) == dilation
+    assert not any(param.HasField(name) for name in ("hole", "hole_h", "hole_w"))
+    place = source.places.find("layer", 0, "convolution_param", "dilation")
+    assert re.search(r"hole\w*: $", text[: place.span.column - 1])
+    assert any("hole of 'x' is now dilation" in change for change in source.upgraded)
+
+
+@pytest.mark.parametrize("settings", ["hole: 2 dilation: 2", "hole: 2 hole_h: 2"])
+def test_dilation_is_given_once(settings: str) -> None:
+    text = (
+        "layer { name: 'x' bottom: 'a' top: 'b' type: 'Convolution' "
+        f"convolution_param {{ kernel_size: 3 {settings} }} }}"
+    )
+    with pytest.raises(NetcError, match="given twice"):
+        read_net("deeplab.prototxt", text)
 
 
 def test_solvers_of_forks() -> None:

@@ -263,6 +263,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "DropConnect": (Suits(settings={"num_output": 2}),),
     "DummyData": (Suits((), {"shape": (BlobShape((2, 3)),)}, tops=(1, 2)),),
+    "EltwiseAccuracy": (Suits(("N 3 H W", "N 1 H W"), {}, {1: below(3)}),),
     "Eltwise": (_two("N C H"), Suits(("N C", "N C", "N C"))),
     "Embed": (
         Suits(("N T",), {"num_output": 2, "input_dim": 3}, {0: below(3)}, ("input_dim",)),
