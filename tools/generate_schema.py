@@ -47,17 +47,24 @@ del _name, _message, _enum
 
 def run_protoc() -> tuple[FileDescriptorProto, str]:
     """Return the descriptor of the schema and the text of protoc's type stub."""
+    with tempfile.TemporaryDirectory() as folder:
+        descriptor = described(PROTO, f"--pyi_out={folder}")
+        return descriptor, (Path(folder) / "netc_pb2.pyi").read_text(encoding="utf-8")
+
+
+def described(proto: Path, *options: str) -> FileDescriptorProto:
+    """Return the descriptor of a schema, for which protoc runs, with further options."""
     try:
         from grpc_tools import protoc
     except ImportError:
         sys.exit("grpcio-tools is missing: pip install grpcio-tools")
     with tempfile.TemporaryDirectory() as folder:
-        described = Path(folder) / "netc.desc"
-        arguments = ["protoc", f"-I{PROTO.parent}", f"--descriptor_set_out={described}"]
-        if protoc.main([*arguments, f"--pyi_out={folder}", PROTO.name]) != 0:
-            sys.exit(f"protoc refuses {PROTO}")
-        (descriptor,) = FileDescriptorSet.FromString(described.read_bytes()).file
-        return descriptor, (Path(folder) / "netc_pb2.pyi").read_text(encoding="utf-8")
+        output = Path(folder) / "schema.desc"
+        arguments = ["protoc", f"-I{proto.parent}", f"--descriptor_set_out={output}", *options]
+        if protoc.main([*arguments, proto.name]) != 0:
+            sys.exit(f"protoc refuses {proto}")
+        (descriptor,) = FileDescriptorSet.FromString(output.read_bytes()).file
+        return descriptor
 
 
 def module_text(descriptor: FileDescriptorProto) -> str:
