@@ -111,6 +111,13 @@ def _find_output(solver: Solver) -> Blob:
             expected=f"score_net < {len(solver.test_nets)}, the number of test nets",
             got=f"score_net {settings.score_net}",
         )
+    if not settings.test_iter[settings.score_net]:
+        raise fail(
+            f"test net #{settings.score_net} is never run, and has no score",
+            span=span("test_iter"),
+            expected="test_iter >= 1",
+            got="test_iter 0",
+        )
     graph = solver.test_nets[settings.score_net].plan.graph
     outputs = {blob.name: blob for blob in (graph.blobs[key] for key in graph.outputs)}
     # What eval_type detection makes of an output is one value always.

@@ -421,8 +421,8 @@ class _Check:
                 "none",
                 "add test_iter: N, with N * batch size covering the test data",
             )
-        if any(n <= 0 for n in s.test_iter):
-            self._add("test_iter", "test_iter must be positive", "test_iter >= 1", s.test_iter)
+        if any(n < 0 for n in s.test_iter):
+            self._add("test_iter", "test_iter is negative", "test_iter >= 0", s.test_iter)
 
     def _check_pairs(self) -> None:
         for first, second, why in _EXCLUSIVE:

@@ -91,12 +91,14 @@ def _feeds(solver: Solver) -> Iterator[Feed]:
 
 
 def test(solver: Solver, index: int) -> Scores:
-    """Run test_iter passes of one test net and return its averaged outputs."""
+    """Run test_iter passes of one test net and return its averaged outputs; none without a pass."""
     logger.info("Iteration %d, Testing net (#%d)", solver.iter, index)
     net, passes = solver.test_nets[index], solver.settings.test_iter[index]
     # Layers that draw random numbers draw the same ones at this iteration, resumed or not.
     net.forward_pass = solver.iter * passes
-    if solver.settings.eval_type == "detection":
+    if not passes:
+        scores = Scores(index, (), 0.0)
+    elif solver.settings.eval_type == "detection":
         scores = mean_average_precision(net, passes, solver.settings)
     else:
         scores = average_outputs(net, passes)

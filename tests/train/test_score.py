@@ -179,6 +179,7 @@ def test_time_is_limited(folder: Path) -> None:
         ("patience: 1", 'score: "..." with one of its outputs: accuracy, loss'),
         ('score: "loss" score_net: 1 patience: 1', "there is no test net #1"),
         ("patience: -1", "patience is negative"),
+        ('score: "loss" patience: 1 test_iter: 0 test_state { } test_state { } score_net: 1', "#1"),
         ("time_limit: 0", "time_limit is too small"),
         ("min_delta: 0.1", "min_delta is set, but nothing uses it"),
         ('score: "loss"', "score is set, but nothing uses it"),

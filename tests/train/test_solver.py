@@ -216,6 +216,17 @@ def test_a_shape_clash_gives_both_shapes_and_the_edit(folder: Path) -> None:
     assert "rename the layer" in message
 
 
+def test_a_test_net_without_a_pass_is_built_and_not_run(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    solver = solver_in(folder, base=SOLVER.replace("test_iter: 2", "test_iter: 0"))
+    with caplog.at_level("INFO"):
+        solver.solve()
+    assert len(solver.test_nets) == 1 and solver.iter == 12
+    assert [scores.outputs for scores in solver.scores] == [()]
+    assert "Testing net (#0)" in caplog.text and "Test net output" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -226,6 +237,7 @@ def test_a_shape_clash_gives_both_shapes_and_the_edit(folder: Path) -> None:
         (("base_lr: 0.05", ""), "base_lr is missing"),
         (("test_interval: 6", ""), "test_interval is not"),
         (("test_iter: 2", ""), "test_iter is not"),
+        (("test_iter: 2", "test_iter: -1"), "test_iter is negative"),
         (("momentum: 0.9", 'type: "Adagrad"'), "did you mean 'AdaGrad'?"),
         (("momentum: 0.9", 'momentum: 0.9 type: "RMSProp"'), "has no momentum"),
         (("average_loss: 3", "average_loss: 0"), "average_loss is too small"),
