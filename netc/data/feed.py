@@ -21,7 +21,7 @@ from netc.data.datums import DatumSource
 from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
 from netc.data.mscnn import GroundTruthSource
-from netc.data.pair_list import PairSource, WindowPairSource
+from netc.data.pair_list import LabelmapSource, PairSource, WindowPairSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
@@ -35,7 +35,12 @@ from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
 from netc.layers.mscnn import ImageGtData
 from netc.layers.python import PythonData
-from netc.layers.segdata import DenseImageData, ImageSegData, WindowSegData
+from netc.layers.segdata import (
+    DenseImageData,
+    ImageLabelmapData,
+    ImageSegData,
+    WindowSegData,
+)
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 from netc.layers.video import VideoData
 from netc.layers.windowdata import WindowData
@@ -53,6 +58,7 @@ _SOURCES: dict[type[Layer], Any] = {
     DenseImageData: PairSource,
     ImageSegData: PairSource,
     WindowSegData: WindowPairSource,
+    ImageLabelmapData: LabelmapSource,
     WindowData: WindowSource,
     VideoData: VideoSource,
     ImageGtData: GroundTruthSource,

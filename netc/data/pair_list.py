@@ -18,13 +18,7 @@ from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import Transformer, Windows
 from netc.data.workers import workers
 from netc.errors import Problems, Span, fail
-from netc.layers.segdata import (
-    DenseImageData,
-    ImageSegData,
-    LabelType,
-    PairReader,
-    WindowSegData,
-)
+from netc.layers.segdata import ImageSegData, LabelType, PairReader
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Phase, Refusal
 
@@ -236,7 +230,7 @@ class PairSource(FileListSource):
         mirrored = np.zeros(count, bool)
         if param.mirror or getattr(layer, "mirror", False):
             mirrored = draws.below(2, "mirror", items) == 1
-        random = isinstance(layer, DenseImageData) or self._opening.phase is Phase.TRAIN
+        random = layer.always_random or self._opening.phase is Phase.TRAIN
         # 53 bits are a float64 below 1.
         shares = [
             draws.below(1 << 53, f"crop {name}", items) / float(1 << 53) for name in ("top", "left")
@@ -267,14 +261,21 @@ class PairSource(FileListSource):
         value = int(second) if self._label_type is LabelType.IMAGE else self._ignored
         return np.full((1, *size), value, np.uint8)
 
-    def _check_size(self, labels: Pixels, size: tuple[int, int], index: int) -> None:
+    def _check_size(
+        self,
+        labels: Pixels,
+        size: tuple[int, int],
+        index: int,
+        *,
+        hint: str = "new_height and new_width bring both to one size",
+    ) -> None:
         if labels.shape[1:] != size:
             raise fail(
                 "image and labels differ in size",
                 span=self._list.span(index),
                 expected=f"labels of height {size[0]} and width {size[1]}",
                 got=f"height {labels.shape[1]} and width {labels.shape[2]}",
-                hint="new_height and new_width bring both to one size",
+                hint=hint,
             )
 
     def _size_of(self, index: int, image: Pixels) -> tuple[int, int]:
@@ -328,25 +329,46 @@ class PairSource(FileListSource):
             marks[...] = labels
 
 
-class WindowPairSource(PairSource):
-    """Windows of the pairs that a list names."""
+class _LikePairSource(PairSource):
+    """Pairs whose images and labels have one size in their files, too."""
 
-    windowed: ClassVar[bool] = True
-
-    def __init__(self, layer: WindowSegData, opening: Opening) -> None:
+    def __init__(self, layer: PairReader, opening: Opening) -> None:
         # Height and width of each image that was read, by its place in the list.
         self._wholes: dict[int, tuple[int, int]] = {}
         super().__init__(layer, opening)
 
     def _cut(self, image: Pixels, index: int) -> Pixels:
         self._wholes[index] = (image.shape[1], image.shape[2])
-        return self._part(image, index, 0)
+        return image
 
     def _stored_labels(self, index: int, size: tuple[int, int]) -> Pixels:
         whole = self._wholes[index]
         labels = super()._stored_labels(index, whole)
-        self._check_size(labels, whole, index)
-        return self._part(labels, index, self._ignored)
+        self._check_size(labels, whole, index, hint="")
+        return labels
+
+
+class LabelmapSource(_LikePairSource):
+    """Images and maps of edges that a list names."""
+
+    def _labels(self, index: int, image: Pixels) -> Pixels:
+        labels = self._stored_labels(index, self._size_of(index, image))
+        if self._pairs.new_height:
+            labels = resize(labels, self._pairs.new_height, self._pairs.new_width)
+        # labels / 255, rounded.
+        return (labels > 127).astype(np.uint8)
+
+
+class WindowPairSource(_LikePairSource):
+    """Windows of the pairs that a list names."""
+
+    windowed: ClassVar[bool] = True
+
+    def _cut(self, image: Pixels, index: int) -> Pixels:
+        return self._part(super()._cut(image, index), index, 0)
+
+    def _stored_labels(self, index: int, size: tuple[int, int]) -> Pixels:
+        return self._part(super()._stored_labels(index, size), index, self._ignored)
 
     def _size_of(self, index: int, image: Pixels) -> tuple[int, int]:
         return self._wholes[index]

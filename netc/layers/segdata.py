@@ -28,6 +28,9 @@ class PairReader(ImageReader):
     is_color: bool = True
     root_folder: str = ""
 
+    #: Whether the place of a crop is random in phase TEST, too.
+    always_random: ClassVar[bool] = False
+
     def crop(self) -> tuple[int, int]:
         """Return height and width of the part that is cut out, (0, 0) for all of it."""
         raise NotImplementedError
@@ -87,6 +90,7 @@ class DenseImageData(PairReader):
     crop_width: int = 0
     label_divide_factor: int = 1
 
+    always_random: ClassVar[bool] = True
     message: ClassVar[str] = "dense_image_data_param"
 
     def crop(self) -> tuple[int, int]:
@@ -133,6 +137,46 @@ class DenseImageData(PairReader):
                 setting="crop_height" if self.crop_height > height else "crop_width",
             )
         return signature
+
+
+@layer("ImageLabelmapData", "image_data_param")
+@dataclass(frozen=True)
+class ImageLabelmapData(PairReader):
+    """Images and maps of edges from the files that a list names, one `image map` per line.
+
+    A map is an image in grey of the image's size: what is 128 or more there is 1, the rest 0. Both
+    are resized to `new_height` and `new_width`, the map before that and by interpolation, too. Of
+    `transform_param`, `mirror` and a random part of `crop_size` go for both, in every phase; mean
+    and scale apply to the images only.
+
+    Shapes: image (C, H, W) as stored -> tops (N, C, H', W') and labels (N, 1, H', W').
+    Source: the fork of HED (Xie and Tu, ICCV 2015).
+    """
+
+    batch_size: int = 1
+
+    tops: ClassVar[Arity] = between(1, 2)
+    always_random: ClassVar[bool] = True
+    message: ClassVar[str] = "image_data_param"
+
+    def crop(self) -> tuple[int, int]:
+        return self.transform_param.crop_size, self.transform_param.crop_size
+
+    def check(self) -> None:
+        super().check()
+        param = self.transform_param
+        if param.crop_size and param.mean_file:
+            raise Refusal(
+                "of a mean image no part is cut out",
+                expected="mean_value, or no crop_size",
+                got=f"mean_file '{param.mean_file}', crop_size {param.crop_size}",
+                setting="mean_file",
+            )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        # Refuses a crop that is larger than the images.
+        self.transform_param.infer(bottoms[0])
+        return super().infer(*bottoms)
 
 
 class LabelType(enum.Enum):

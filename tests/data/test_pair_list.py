@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from netc.data.pair_list import read_pairs
 from netc.errors import NetcError
 from netc.layers.segdata import (
     DenseImageData,
+    ImageLabelmapData,
     ImageSegData,
     LabelType,
     PairTransform,
@@ -386,6 +388,63 @@ def test_labels_that_are_no_windows_of_their_image_are_refused(
     layer = windowed(with_window(write_pairs((image, labels[:3])), 0, 0, 2, 2))
     with pytest.raises(NetcError, match="differ in size"):
         batches(open_layer(layer), 1)
+
+
+# -- maps of edges ---------------------------------------------------------------------------------
+
+
+def edges(source: object, **transform: object) -> ImageLabelmapData:
+    param = TransformParam(**transform)  # type: ignore[arg-type]
+    return ImageLabelmapData(source=str(source), top=("data", "label"), transform_param=param)
+
+
+def test_what_is_bright_in_a_map_is_an_edge(write_pairs: WritePairs, open_layer: OpenLayer) -> None:
+    image, _ = pair(2, 3)
+    grey = np.array([[0, 127, 128], [255, 40, 200]], np.uint8)
+    layer = edges(write_pairs((image, grey)), mean_value=(1.0, 2.0, 3.0), scale=0.5)
+    [(data, marks)] = batches(open_layer(layer), 1)
+    np.testing.assert_array_equal(data[0], (image.transpose(2, 0, 1) - [[[1]], [[2]], [[3]]]) / 2)
+    assert marks.tolist() == [[[[0, 0, 1], [1, 0, 1]]]]
+
+
+def test_maps_of_edges_are_resized_before_they_are_judged(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    image, grey = pair(5, 7)
+    layer = replace(edges(write_pairs((image, grey))), new_height=8, new_width=6)
+    [(data, marks)] = batches(open_layer(layer), 1)
+    np.testing.assert_array_equal(data[0].transpose(1, 2, 0), cv2.resize(image, (6, 8)))
+    np.testing.assert_array_equal(marks[0, 0], cv2.resize(grey, (6, 8)) > 127)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_crops_of_edges_are_random_in_every_phase(
+    write_pairs: WritePairs, open_layer: OpenLayer, phase: Phase
+) -> None:
+    image, grey = pair(7, 9)
+    found = batches(
+        open_layer(edges(write_pairs((image, grey)), crop_size=4, mirror=True), phase), 30
+    )
+    assert len({data.tobytes() for data, _ in found}) > 15
+    for data, marks in found:
+        np.testing.assert_array_equal(data[:, :1] > 127, marks)
+
+
+def test_images_of_edges_have_one_size_in_their_files(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    image, grey = pair(5, 7)
+    layer = replace(edges(write_pairs((image, grey[1:]))), new_height=8, new_width=6)
+    with pytest.raises(NetcError, match="differ in size"):
+        batches(open_layer(layer), 1)
+
+
+def test_edges_of_images_of_many_sizes_come_one_by_one(
+    write_pairs: WritePairs, open_layer: OpenLayer
+) -> None:
+    layer = edges(write_pairs(pair(4, 5), pair(6, 3)))
+    shapes = [data.shape for data, _ in batches(open_layer(layer), 3)]
+    assert shapes == [(1, 3, 4, 5), (1, 3, 6, 3), (1, 3, 4, 5)]
 
 
 # -- what is assumed without data ------------------------------------------------------------------

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from netc.layers.segdata import DenseImageData, ImageSegData, LabelType, PairTransform
+from netc.layers.segdata import (
+    DenseImageData,
+    ImageLabelmapData,
+    ImageSegData,
+    LabelType,
+    PairTransform,
+)
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
 
@@ -65,3 +71,17 @@ def test_settings_that_make_no_sense_are_refused(
         layer.infer(BlobType((3, 6, 6)))
     assert caught.value.setting == setting
     assert caught.value.expected and caught.value.got != ""
+
+
+@pytest.mark.parametrize(
+    ("transform", "setting"),
+    [
+        (TransformParam(crop_size=2, mean_file="m"), "mean_file"),
+        (TransformParam(crop_size=9), "crop_size"),
+    ],
+)
+def test_edges_refuse_what_cannot_be_cut_out(transform: TransformParam, setting: str) -> None:
+    layer = ImageLabelmapData(source="l", top=("data", "label"), transform_param=transform)
+    with pytest.raises(Refusal) as caught:
+        layer.infer(BlobType((3, 6, 6)))
+    assert caught.value.setting == setting
