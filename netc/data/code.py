@@ -22,6 +22,8 @@ class CodeSource:
         )
 
     @staticmethod
-    def assume(layer: PythonData, opening: Opening) -> Item:
-        """Return the shapes that the class is known for."""
+    def assume(layer: PythonData, opening: Opening) -> Item | None:
+        """Return the shapes that the class is known for, None where its code has them."""
+        if not layer.shapes:
+            return None
         return Item(tuple(map(BlobType, layer.shapes)), layer.remark)

@@ -16,6 +16,7 @@ from netc.layers.activation import Power
 from netc.layers.data import Reader
 from netc.layers.fillers import Filler
 from netc.layers.losses import EuclideanLoss
+from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
 from netc.layers.paramstr import Settings
 from netc.layers.proposal import (
     POST_NMS_TOPN,
@@ -288,7 +289,8 @@ def _text_proposal(layer: Python, settings: Settings) -> Layer:
 class PythonData(Reader):
     """The tops of a Python class that reads data: netc knows their shapes, and reads none.
 
-    A net with it can be looked at and timed. `remark` says what was assumed.
+    A net with it can be looked at and timed. `remark` says what was assumed. No shapes are known
+    where the class's code has them.
     """
 
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -300,10 +302,10 @@ class PythonData(Reader):
     tops: ClassVar[Arity] = at_least(1)
 
     def check(self) -> None:
-        if len(self.top) != len(self.shapes):
+        if len(self.top) != len(self.names):
             raise Refusal(
                 f"{self.code} has another number of tops",
-                expected=f"{len(self.shapes)} tops: {', '.join(self.names)}",
+                expected=f"{len(self.names)} tops: {', '.join(self.names)}",
                 got=f"{len(self.top)}: {', '.join(self.top)}",
                 setting="top",
             )
@@ -374,6 +376,19 @@ def _multilabel(layer: Python, settings: Settings) -> Layer:
     return _data(layer, ("data", "label"), shapes, "its settings tell the shapes")
 
 
+def _mtcnn_data(layer: Python, settings: Settings) -> Layer:
+    # The code says how large images are, for each of three nets another size.
+    return _data(layer, ("data", "label", "roi", "pts"), (), "its code tells the shapes")
+
+
+def _known_rows(layer: Python, settings: Settings) -> Layer:
+    return KnownRows()
+
+
+def _known_euclidean(layer: Python, settings: Settings) -> Layer:
+    return KnownEuclideanLoss()
+
+
 def _euclidean(layer: Python, settings: Settings) -> Layer:
     return EuclideanLoss()
 
@@ -411,6 +426,11 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     ("SSH.layers.anchor_target_layer", "AnchorTargetLayer"): _ssh_anchor_target,
     # CTPN
     ("layers.text_proposal_layer", "ProposalLayer"): _text_proposal,
+    # MTCNN of CongWeilin
+    ("pythonLayer", "Data_Layer_train"): _mtcnn_data,
+    ("pythonLayer", "cls_Layer"): _known_rows,
+    ("pythonLayer", "cls_Layer_fc"): _known_rows,
+    ("pythonLayer", "regression_Layer"): _known_euclidean,
     # FCN: the sizes are those of the largest images (VOC), or of all (NYUDv2, SIFT Flow)
     ("voc_layers", "VOCSegDataLayer"): _images(500, 500, data=3, label=1),
     ("voc_layers", "SBDDSegDataLayer"): _images(500, 500, data=3, label=1),

@@ -19,6 +19,7 @@ from netc.graph.build import build, net_state
 from netc.graph.types import Graph
 from netc.layers.activation import Power
 from netc.layers.losses import EuclideanLoss
+from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
 from netc.layers.proposal import AnchorTarget, Proposal, ProposalTarget
 from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.python import WELL_KNOWN, Python
@@ -108,6 +109,19 @@ def test_layers_of_ssh() -> None:
     assert found == AnchorTarget(
         **shapes, allowed_border=512, positive_overlap=0.6, fg_fraction=0.25, each_truth=False
     )
+
+
+def test_layers_of_mtcnn() -> None:
+    assert known("pythonLayer.cls_Layer") == known("pythonLayer.cls_Layer_fc") == KnownRows()
+    assert known("pythonLayer.regression_Layer") == KnownEuclideanLoss()
+
+
+def test_data_whose_shapes_are_in_its_code() -> None:
+    layer = known("pythonLayer.Data_Layer_train", top=("data", "label", "roi", "pts"))
+    with pytest.raises(DataAbsent, match="read by Python code"):
+        probe(layer, assume=True)
+    with pytest.raises(Refusal, match="another number of tops"):
+        probe(known("pythonLayer.Data_Layer_train", top=("data", "label")), assume=True)
 
 
 def test_the_layer_of_ctpn() -> None:

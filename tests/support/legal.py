@@ -324,6 +324,8 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "MatMul": (Suits(("N 3 3", "N 3 3")),),
     "Maxout": (Suits(("N 4 H",), {"pieces": 2}),),
     "MeanSquaredError": (_two(),),
+    "KnownEuclideanLoss": (Suits(("N C", "N C"), values={1: positive}),),
+    "KnownRows": (Suits(("N C", "N"), values={1: below(2)}, tops=(2,)),),
     "MultiBoxLoss": (
         Suits(
             ("1 24", "1 18", "1 2 24", "1 1 G 8"),
