@@ -34,13 +34,14 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/pycaffe/net_spec.py": ("Parameter", "how the names of messages end"),
     "netc/report/onnx_forms.py": ("Reshape", "an operator of ONNX"),
     "netc/schema/upgrade.py": (
-        "AbsVal Accuracy ArgMax BN BNLL BatchNorm Concat ContrastiveLoss Convolution Crop Data "
-        "Deconvolution DenseCRF Dropout DummyData Eltwise EltwiseAccuracy EltwiseAffine "
-        "EuclideanLoss Exp Flatten HDF5Data HDF5Output HingeLoss Im2col ImageData ImageSegData "
-        "InfogainLoss InnerProduct Input Interp LRN Local MVN MemoryData MultiStageMeanfield "
-        "MultinomialLogisticLoss Normalize Pooling Power ROIPooling ReLU Scale Sigmoid "
-        "SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split TanH Threshold "
-        "TripletLoss Unpooling WindowData WindowSegData",
+        "AbsVal Accuracy ArgMax BN BNLL BatchNorm Concat ContrastiveLoss Convolution "
+        "Convolution3D Crop Data Deconvolution Deconvolution3D DenseCRF Dropout DummyData "
+        "Eltwise EltwiseAccuracy EltwiseAffine EuclideanLoss Exp Flatten HDF5Data HDF5Output "
+        "HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct Input Interp LRN "
+        "Local MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize Pooling "
+        "Pooling3D Power ROIPooling ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice "
+        "Softmax SoftmaxWithLoss Split TanH Threshold TripletLoss Unpooling "
+        "VoxelSoftmaxWithLoss WindowData WindowSegData",
         "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
@@ -16,13 +18,14 @@ from netc.schema import weights_pb2
 
 
 def read_blob(path: Path, what: str) -> NDArray[np.float32]:
-    """Read a file that holds one BlobProto, in its shape; a legacy one has four axes.
+    """Read a file that holds one BlobProto, in its shape: legacy ones have four axes, or five.
 
     Raises NetcError, which says that it is not a `what` ("mean file"), for a file that is not one.
     """
     span = Span(str(path))
     try:
-        blob = weights_pb2.BlobProto.FromString(path.read_bytes())
+        content = path.read_bytes()
+        blob = weights_pb2.BlobProto.FromString(content)
     except OSError as error:
         raise fail(f"the {what} cannot be read", span=span, got=error.strerror) from error
     except DecodeError as error:
@@ -32,6 +35,11 @@ def read_blob(path: Path, what: str) -> NDArray[np.float32]:
     else:
         shape = (blob.num, blob.channels, blob.height, blob.width)
     values = np.frombuffer(weights_pb2.array_bytes(blob, "data"), "<f4")
+    width = _c3d_width(blob)
+    if width is not None:
+        # All one number later: the diff's is that of the values.
+        shape = (*shape, width)
+        values = np.frombuffer(weights_pb2.array_bytes(blob, "diff"), "<f4")
     if not values.size:
         values = np.frombuffer(weights_pb2.array_bytes(blob, "double_data"), "<f8")
     if min(shape, default=0) < 0 or BlobType(shape).count != values.size:
@@ -42,6 +50,16 @@ def read_blob(path: Path, what: str) -> NDArray[np.float32]:
             got=f"{values.size} values of shape {BlobType(shape)}",
         )
     return values.astype(np.float32).reshape(shape)
+
+
+def _c3d_width(blob: weights_pb2.BlobProto) -> int | None:
+    """Return the fifth size of a blob of C3D's first version, None for any other blob.
+
+    It has the number that the values have everywhere else.
+    """
+    # A sequence of fields, of which the type stubs tell nothing.
+    unknown: Any = UnknownFieldSet(blob)
+    return next((field.data for field in unknown if field.field_number == 5), None)
 
 
 class BlobSource:

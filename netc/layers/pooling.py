@@ -50,45 +50,19 @@ class RoundMode(enum.Enum):
     FLOOR = 1
 
 
-@layer("Pooling", "pooling_param")
 @dataclass(frozen=True)
-class Pooling(Layer):
-    """The maximum, the mean, or a random pixel of each window, channel by channel.
+class WindowPooling(Layer):
+    """Base of the types that give one number for what each window sees of a channel.
 
-    The number of windows along an axis is (size + 2 pad - kernel) / stride + 1, rounded up (down
-    with `round_mode` FLOOR, in other words `ceil_mode` false), less one if there is padding and the
-    last window would start in the padding behind the image. The last window may reach over the
-    edge. Without padding and with a stride above the kernel it may even start behind the edge: MAX
-    then gives -FLT_MAX; its gradient and the other methods refuse.
-
-    MAX: among equal pixels the first counts. A second top takes its index y * W + x in the channel.
-    AVE: the divisor is the area of the window inside the image and its padding.
-    STOCHASTIC: in phase TRAIN a pixel x is chosen with probability x / sum(x), in phase TEST the
-    top is the expectation sum(x^2) / sum(x). Pixels below 0 count as 0.
-
-    Shapes: bottom (N, C, H, W) -> tops (N, C, places, places).
-    Source: sizes, divisors and mask are those of BVLC Caffe 1.0; STOCHASTIC is Zeiler and Fergus,
-    ICLR 2013.
+    What is common to any number of spatial axes behind (N, C); `slides` says how windows move.
     """
 
     pool: PoolMethod = PoolMethod.MAX
-    pad: int | None = None
-    pad_h: int | None = None
-    pad_w: int | None = None
-    kernel_size: int | None = None
-    kernel_h: int | None = None
-    kernel_w: int | None = None
-    stride: int | None = None
-    stride_h: int | None = None
-    stride_w: int | None = None
-    engine: Engine = Engine.DEFAULT
-    global_pooling: bool = False
-    round_mode: RoundMode = RoundMode.CEIL
-    ceil_mode: bool | None = None
     phase: Phase = Phase.TRAIN
     top: tuple[str, ...] = ()
 
-    tops: ClassVar[Arity] = between(1, 2)
+    #: A mean is over the whole window, even where that reaches past image and padding.
+    whole_area: ClassVar[bool] = False
 
     # -- shapes ------------------------------------------------------------------------------------
 
@@ -115,9 +89,191 @@ class Pooling(Layer):
         kept: tuple[KeptType, ...] = ()
         if self._chooses:
             # 1 + the number of the tap that was chosen; 0 for none, as in a window past the image.
-            dtype = "uint8" if slides[0].kernel * slides[1].kernel <= 255 else "int32"
+            dtype = "uint8" if math.prod(s.kernel for s in slides) <= 255 else "int32"
             kept = (KeptType("choice", top.shape, dtype),)
         return Signature((top,) * max(1, len(self.top)), kept=kept)
+
+    def slides(self, x: BlobType) -> tuple[Slide, ...]:
+        """Return how the window slides over a bottom of this shape, or refuse the settings."""
+        raise TypeError(f"layer type {self.type} does not say how its windows slide")
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the window is the whole of any image."""
+        return False
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether one pixel of each window stands for it."""
+        if self.pool is PoolMethod.STOCHASTIC:
+            return self.phase is Phase.TRAIN
+        return self.pool is PoolMethod.MAX
+
+    # -- forward -----------------------------------------------------------------------------------
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, x = call.xp, call.bottoms[0]
+        slides = self.slides(BlobType(x.shape))
+        match self.pool:
+            case PoolMethod.AVE:
+                total = _sum(x, slides, call.out[0])
+                return (xp.divide(total, self._areas(xp, slides, x.dtype), out=call.out[0]),)
+            case PoolMethod.STOCHASTIC if self.phase is Phase.TEST:
+                return (_expectation(xp, x, slides)[0],)
+            case PoolMethod.STOCHASTIC:
+                return (_draw(xp, x, slides, call.random(), call.kept[0]),)
+        top = _maximum(xp, x, slides, call.out[0], call.kept[0])
+        if len(call.out) == 1:
+            return (top,)
+        return (top, _mask(xp, call.kept[0], slides, x.dtype))
+
+    # -- backward ----------------------------------------------------------------------------------
+
+    def backward_reads(self) -> Reads:
+        if self.pool is PoolMethod.STOCHASTIC and self.phase is Phase.TEST:
+            return Reads.BOTTOM
+        return Reads.NOTHING
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        xp, dy, shape = call.xp, call.top_diffs[0], call.bottoms[0].shape
+        slides = self.slides(BlobType(shape))
+        dx = xp.zeros(shape, dy.dtype)
+        if self._chooses:
+            if sees_nothing(slides):
+                raise Refusal(
+                    "MAX pooling over a window wholly behind the image has no gradient",
+                    expected="stride <= kernel, or sizes at which the last window meets the image",
+                    got=f"bottom of shape {BlobType(shape)}, {shown(slides)}",
+                    hint="round_mode: FLOOR leaves that window out",
+                    setting="round_mode",
+                )
+            choice = call.kept[0]
+            for number, (_, places, pixels) in enumerate(taps(slides), start=1):
+                chosen = choice[(..., *places)] == number
+                dx[(..., *pixels)] += dy[(..., *places)] * chosen
+            return Gradients((dx,))
+        if self.pool is PoolMethod.AVE:
+            share = dy / self._areas(xp, slides, dy.dtype)
+            for _, places, pixels in taps(slides):
+                dx[(..., *pixels)] += share[(..., *places)]
+            return Gradients((dx,))
+        x = call.bottoms[0]
+        top, total = _expectation(xp, x, slides)
+        share = dy / total
+        for _, places, pixels in taps(slides):
+            seen, here = x[(..., *pixels)], (..., *places)
+            dx[(..., *pixels)] += share[here] * (2 * seen - top[here]) * (seen > 0)
+        return Gradients((dx,))
+
+    # -- ONNX --------------------------------------------------------------------------------------
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        # Always rounding down, with the padding that this takes: ONNX's `ceil_mode` has other sizes
+        # than Caffe's rounding up (and others again since opset 22), and other divisors.
+        x = bottoms[0]
+        slides = self.slides(BlobType(x.shape))
+        if self.pool is PoolMethod.MAX:
+            return self._lower_max(g, x, slides)
+        if self.pool is PoolMethod.STOCHASTIC:
+            weight = g.op("Relu", x)
+            squares = self._lower_mean(g, g.op("Mul", weight, weight), slides)
+            mean = self._lower_mean(g, weight, slides)
+            zero = g.constant(0.0)
+            some = g.op("Greater", mean, zero)
+            return (g.op("Where", some, g.op("Div", squares, mean), zero),)
+        mean = self._lower_mean(g, x, slides)
+        if not self._padded_mean_differs(slides):
+            return (mean,)
+        area = math.prod(s.kernel for s in slides)
+        return (g.op("Mul", mean, g.constant(area / self._areas(g.xp, slides, "float64"))),)
+
+    def _lower_max(self, g: OnnxBuilder, x: Value, slides: Sequence[Slide]) -> tuple[Value, ...]:
+        masked = len(self.top) > 1
+        if self._whole and not masked:
+            return (g.op("GlobalMaxPool", x),)
+        settings = window_attributes(slides)
+        if sees_nothing(slides):
+            # ONNX pads by less than a kernel; more of it has to be there beforehand.
+            if masked:
+                raise g.refuse("a mask over a window that lies wholly behind the image")
+            ends = [max(0, s.end_pad) for s in slides]
+            pads = g.constant([0] * (4 + len(slides)) + ends, "int64")
+            x = g.op("Pad", x, pads, g.constant(LOWEST))
+            settings["pads"] = [0] * 2 * len(slides)
+        if not masked:
+            return (g.op("MaxPool", x, **settings),)
+        top, index = g.op("MaxPool", x, outputs=2, **settings)
+        # ONNX counts through the whole blob, Caffe within a channel.
+        pixels = math.prod(s.pixels for s in slides)
+        in_channel = g.op("Mod", index, g.constant(pixels, "int64"))
+        return top, g.cast(in_channel, "float32")
+
+    def _padded_mean_differs(self, slides: Sequence[Slide]) -> bool:
+        """Whether a window reaches over the edge of the padding, where Caffe's divisor shrinks."""
+        if self.whole_area:
+            return False
+        return any(s.pad for s in slides) and any(s.end_pad > s.pad for s in slides)
+
+    def _lower_mean(self, g: OnnxBuilder, x: Value, slides: Sequence[Slide]) -> Value:
+        """Add an AveragePool: with padding it divides by the kernel's area, else by the pixels."""
+        if self._whole:
+            mean: Value = g.op("GlobalAveragePool", x)
+            return mean
+        padded = self.whole_area or any(s.pad for s in slides)
+        mean = g.op("AveragePool", x, count_include_pad=int(padded), **window_attributes(slides))
+        return mean
+
+    def _areas(self, xp: ArrayNamespace, slides: Sequence[Slide], dtype: Any) -> Any:
+        """Return what the sum of each window is divided by for its mean."""
+        if self.whole_area:
+            return math.prod(s.kernel for s in slides)
+        return divisor(xp, slides, dtype)
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        if self.pool is PoolMethod.MAX:
+            return 0
+        area = math.prod(s.kernel for s in self.slides(bottoms[0]))
+        return signature.tops[0].count * area
+
+
+@layer("Pooling", "pooling_param")
+@dataclass(frozen=True)
+class Pooling(WindowPooling):
+    """The maximum, the mean, or a random pixel of each window, channel by channel.
+
+    The number of windows along an axis is (size + 2 pad - kernel) / stride + 1, rounded up (down
+    with `round_mode` FLOOR, in other words `ceil_mode` false), less one if there is padding and the
+    last window would start in the padding behind the image. The last window may reach over the
+    edge. Without padding and with a stride above the kernel it may even start behind the edge: MAX
+    then gives -FLT_MAX; its gradient and the other methods refuse.
+
+    MAX: among equal pixels the first counts. A second top takes its index y * W + x in the channel.
+    AVE: the divisor is the area of the window inside the image and its padding.
+    STOCHASTIC: in phase TRAIN a pixel x is chosen with probability x / sum(x), in phase TEST the
+    top is the expectation sum(x^2) / sum(x). Pixels below 0 count as 0.
+
+    Shapes: bottom (N, C, H, W) -> tops (N, C, places, places).
+    Source: sizes, divisors and mask are those of BVLC Caffe 1.0; STOCHASTIC is Zeiler and Fergus,
+    ICLR 2013.
+    """
+
+    pad: int | None = None
+    pad_h: int | None = None
+    pad_w: int | None = None
+    kernel_size: int | None = None
+    kernel_h: int | None = None
+    kernel_w: int | None = None
+    stride: int | None = None
+    stride_h: int | None = None
+    stride_w: int | None = None
+    engine: Engine = Engine.DEFAULT
+    global_pooling: bool = False
+    round_mode: RoundMode = RoundMode.CEIL
+    ceil_mode: bool | None = None
+
+    tops: ClassVar[Arity] = between(1, 2)
 
     def coordinates(self) -> Coordinates | None:
         if self.global_pooling:
@@ -132,8 +288,7 @@ class Pooling(Layer):
         # What is the same for both axes is said once: it then goes with any number of axes.
         return sliding(1, dict.fromkeys(steps))
 
-    def slides(self, x: BlobType) -> tuple[Slide, Slide]:
-        """Return how the window slides over a bottom of this shape, or refuse the settings."""
+    def slides(self, x: BlobType) -> tuple[Slide, ...]:
         if x.axes != 4:
             raise Refusal(
                 "the bottom of a Pooling layer must have 4 axes",
@@ -251,139 +406,18 @@ class Pooling(Layer):
         return both if getattr(self, both) is not None else f"{stem}_{side}"
 
     @property
-    def _chooses(self) -> bool:
-        """Whether one pixel of each window stands for it."""
-        if self.pool is PoolMethod.STOCHASTIC:
-            return self.phase is Phase.TRAIN
-        return self.pool is PoolMethod.MAX
-
-    # -- forward -----------------------------------------------------------------------------------
-
-    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
-        xp, x = call.xp, call.bottoms[0]
-        slides = self.slides(BlobType(x.shape))
-        match self.pool:
-            case PoolMethod.AVE:
-                total = _sum(x, slides, call.out[0])
-                return (xp.divide(total, divisor(xp, slides, x.dtype), out=call.out[0]),)
-            case PoolMethod.STOCHASTIC if self.phase is Phase.TEST:
-                return (_expectation(xp, x, slides)[0],)
-            case PoolMethod.STOCHASTIC:
-                return (_draw(xp, x, slides, call.random(), call.kept[0]),)
-        top = _maximum(xp, x, slides, call.out[0], call.kept[0])
-        if len(call.out) == 1:
-            return (top,)
-        return (top, _mask(xp, call.kept[0], slides, x.dtype))
-
-    # -- backward ----------------------------------------------------------------------------------
-
-    def backward_reads(self) -> Reads:
-        if self.pool is PoolMethod.STOCHASTIC and self.phase is Phase.TEST:
-            return Reads.BOTTOM
-        return Reads.NOTHING
-
-    def backward(self, call: BackwardCall) -> Gradients:
-        xp, dy, shape = call.xp, call.top_diffs[0], call.bottoms[0].shape
-        slides = self.slides(BlobType(shape))
-        dx = xp.zeros(shape, dy.dtype)
-        if self._chooses:
-            if sees_nothing(slides):
-                raise Refusal(
-                    "MAX pooling over a window wholly behind the image has no gradient",
-                    expected="stride <= kernel, or sizes at which the last window meets the image",
-                    got=f"bottom of shape {BlobType(shape)}, {shown(slides)}",
-                    hint="round_mode: FLOOR leaves that window out",
-                    setting="round_mode",
-                )
-            choice = call.kept[0]
-            for number, (_, places, pixels) in enumerate(taps(slides), start=1):
-                chosen = choice[(..., *places)] == number
-                dx[(..., *pixels)] += dy[(..., *places)] * chosen
-            return Gradients((dx,))
-        if self.pool is PoolMethod.AVE:
-            share = dy / divisor(xp, slides, dy.dtype)
-            for _, places, pixels in taps(slides):
-                dx[(..., *pixels)] += share[(..., *places)]
-            return Gradients((dx,))
-        x = call.bottoms[0]
-        top, total = _expectation(xp, x, slides)
-        share = dy / total
-        for _, places, pixels in taps(slides):
-            seen, here = x[(..., *pixels)], (..., *places)
-            dx[(..., *pixels)] += share[here] * (2 * seen - top[here]) * (seen > 0)
-        return Gradients((dx,))
-
-    # -- ONNX --------------------------------------------------------------------------------------
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        # Always rounding down, with the padding that this takes: ONNX's `ceil_mode` has other sizes
-        # than Caffe's rounding up (and others again since opset 22), and other divisors.
-        x = bottoms[0]
-        slides = self.slides(BlobType(x.shape))
-        if self.pool is PoolMethod.MAX:
-            return self._lower_max(g, x, slides)
-        if self.pool is PoolMethod.STOCHASTIC:
-            weight = g.op("Relu", x)
-            squares = self._lower_mean(g, g.op("Mul", weight, weight), slides)
-            mean = self._lower_mean(g, weight, slides)
-            zero = g.constant(0.0)
-            some = g.op("Greater", mean, zero)
-            return (g.op("Where", some, g.op("Div", squares, mean), zero),)
-        mean = self._lower_mean(g, x, slides)
-        if not self._padded_mean_differs(slides):
-            return (mean,)
-        area = slides[0].kernel * slides[1].kernel
-        return (g.op("Mul", mean, g.constant(area / divisor(g.xp, slides, "float64"))),)
-
-    def _lower_max(
-        self, g: OnnxBuilder, x: Value, slides: tuple[Slide, Slide]
-    ) -> tuple[Value, ...]:
-        masked = len(self.top) > 1
-        if self.global_pooling and not masked:
-            return (g.op("GlobalMaxPool", x),)
-        settings = window_attributes(slides)
-        if sees_nothing(slides):
-            # ONNX pads by less than a kernel; more of it has to be there beforehand.
-            if masked:
-                raise g.refuse("a mask over a window that lies wholly behind the image")
-            ends = [max(0, s.end_pad) for s in slides]
-            pads = g.constant([0, 0, 0, 0, 0, 0, *ends], "int64")
-            x = g.op("Pad", x, pads, g.constant(LOWEST))
-            settings["pads"] = [0, 0, 0, 0]
-        if not masked:
-            return (g.op("MaxPool", x, **settings),)
-        top, index = g.op("MaxPool", x, outputs=2, **settings)
-        # ONNX counts through the whole blob, Caffe within a channel.
-        in_channel = g.op("Mod", index, g.constant(slides[0].pixels * slides[1].pixels, "int64"))
-        return top, g.cast(in_channel, "float32")
-
-    def _padded_mean_differs(self, slides: Sequence[Slide]) -> bool:
-        """Whether a window reaches over the edge of the padding, where Caffe's divisor shrinks."""
-        return any(s.pad for s in slides) and any(s.end_pad > s.pad for s in slides)
-
-    def _lower_mean(self, g: OnnxBuilder, x: Value, slides: tuple[Slide, Slide]) -> Value:
-        """Add an AveragePool: with padding it divides by the kernel's area, else by the pixels."""
-        if self.global_pooling:
-            mean: Value = g.op("GlobalAveragePool", x)
-            return mean
-        padded = any(s.pad for s in slides)
-        mean = g.op("AveragePool", x, count_include_pad=int(padded), **window_attributes(slides))
-        return mean
-
-    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
-        if self.pool is PoolMethod.MAX:
-            return 0
-        h, w = self.slides(bottoms[0])
-        return signature.tops[0].count * h.kernel * w.kernel
+    def _whole(self) -> bool:
+        return self.global_pooling
 
 
 def shown(slides: Sequence[Slide]) -> str:
-    """Return the settings of both axes, for a message."""
+    """Return the settings of all axes, for a message."""
+    names = ("length", "height", "width")[-len(slides) :]
+    if len(slides) > len(names):
+        names = tuple(f"axis {axis}" for axis in range(2, 2 + len(slides)))
     return "; ".join(
-        f"{axis}: kernel {s.kernel}, stride {s.stride}, pad {s.pad}"
-        for axis, s in zip(("height", "width"), slides, strict=True)
+        f"{name}: kernel {s.kernel}, stride {s.stride}, pad {s.pad}"
+        for name, s in zip(names, slides, strict=True)
     )
 
 
@@ -398,21 +432,18 @@ def _is_whole(slides: Sequence[Slide]) -> bool:
 
 
 def divisor(xp: ArrayNamespace, slides: Sequence[Slide], dtype: Any) -> Array:
-    """Return the area (places, places) of each window, as far as the padding goes."""
-    h, w = (
-        xp.asarray(
-            [min(s.kernel, s.pixels + 2 * s.pad - place * s.stride) for place in range(s.places)],
-            dtype,
-        )
-        for s in slides
-    )
-    return h[:, None] * w
+    """Return the area (places...) of each window, as far as the padding goes."""
+    area = xp.ones((), dtype)
+    for s in slides:
+        ends = [s.pixels + 2 * s.pad - place * s.stride for place in range(s.places)]
+        area = area[..., None] * xp.asarray([min(s.kernel, end) for end in ends], dtype)
+    return area
 
 
 def _sum(x: Array, slides: Sequence[Slide], out: Array) -> Array:
     """Return the sum over each window, in `out`."""
     if _is_whole(slides):
-        return x.sum(axis=(2, 3), keepdims=True)
+        return x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
     out.fill(0)
     for _, places, pixels in taps(slides):
         out[(..., *places)] += x[(..., *pixels)]
@@ -424,10 +455,10 @@ def _maximum(
 ) -> Array:
     """Return the maximum of each window, in `out`; write to `choice` the first tap that has it."""
     if _is_whole(slides):
-        pixels = x.reshape(*x.shape[:2], 1, math.prod(x.shape[2:]))
-        first = pixels.argmax(axis=3, keepdims=True)
-        choice[...] = first + 1
-        return xp.take_along_axis(pixels, first, axis=3)
+        pixels = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        first = pixels.argmax(axis=2, keepdims=True)
+        choice[...] = (first + 1).reshape(choice.shape)
+        return xp.take_along_axis(pixels, first, axis=2).reshape(choice.shape)
     out.fill(LOWEST)
     choice.fill(0)
     for number, (_, places, pixels) in enumerate(taps(slides), start=1):
@@ -443,13 +474,12 @@ def _maximum(
 
 def _mask(xp: ArrayNamespace, choice: Array, slides: Sequence[Slide], dtype: Any) -> Array:
     """Return the chosen pixel's index in its channel, -1 for none."""
-    h, w = slides
     tap = choice.astype("int64") - 1
-    row, column = (
-        xp.arange(s.places).reshape(shape) * s.stride - s.pad
-        for s, shape in ((h, (-1, 1)), (w, (1, -1)))
-    )
-    index = (row + tap // w.kernel) * w.pixels + column + tap % w.kernel
+    index, behind = 0, math.prod(s.kernel for s in slides)
+    for axis, s in enumerate(slides, start=1 - len(slides)):
+        behind //= s.kernel
+        corners = (xp.arange(s.places) * s.stride - s.pad).reshape(-1, *[1] * -axis)
+        index = index * s.pixels + corners + tap // behind % s.kernel
     return xp.where(choice == 0, -1, index).astype(dtype)
 
 

@@ -31,6 +31,7 @@ IMPLEMENTATION_FIELDS = frozenset(
         "BNParameter": "engine",
         "ConcatParameter": "engine per_fla_fuse",
         "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override conv_algorithm",
+        "Convolution3DParameter": "group",  # which C3D does not read
         "DropoutParameter": "engine",
         "EltwiseParameter": "engine",
         "InnerProductParameter": "engine",

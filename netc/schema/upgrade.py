@@ -80,6 +80,12 @@ V1_TYPE_NAMES = {
     "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
     "UNPOOLING": "Unpooling",
     "WINDOW_SEG_DATA": "WindowSegData",
+    # C3D
+    "CONVOLUTION3D": "Convolution3D",
+    "DECONVOLUTION3D": "Deconvolution3D",
+    "POOLING3D": "Pooling3D",
+    "VOXEL_SOFTMAX": "Softmax",
+    "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxWithLoss",
 }
 """The current name of each type of the V1 format."""
 
@@ -164,6 +170,13 @@ _V1_PARAM_FIELDS = {
     "blob_share_mode": "share_mode",
     "blobs_lr": "lr_mult",
     "weight_decay": "decay_mult",
+}
+
+# V1 types of C3D whose settings its second version moved: the message then, and the one now.
+_V1_MOVED = {
+    "CONVOLUTION3D": ("convolution_param", "convolution3d_param"),
+    "DECONVOLUTION3D": ("convolution_param", "convolution3d_param"),
+    "POOLING3D": ("pooling_param", "pooling3d_param"),
 }
 
 _SOLVER_TYPES = {
@@ -355,7 +368,9 @@ class _NetUpgrade:
             else:
                 v1 += 1
             self._move_transforms(layer, place)
-            self._to_current(layer, place, net.layer.add())
+            new = net.layer.add()
+            self._to_current(layer, place, new)
+            self._move_settings(_enum_name(layer, "type"), new, place)
             self.places.add("layer", place)
         net.ClearField("layers")
         moved, self.changes = self.changes, []
@@ -467,6 +482,37 @@ class _NetUpgrade:
                 specs[i].add(current, item)
         if specs:
             place.fields["param"] = specs
+
+    def _move_settings(self, old_type: str, layer: Any, place: Places) -> None:
+        """Move the settings of an upgraded layer to the message that its type reads today."""
+        before, now = _V1_MOVED.get(old_type, ("", ""))
+        if not before or not layer.HasField(before):
+            return
+        holder, target = getattr(layer, before), getattr(layer, now)
+        old_place = place.fields.pop(before, [Places(place.span)])[0]
+        new_place = Places(old_place.span)
+        place.fields[now] = [new_place]
+        known = target.DESCRIPTOR.fields_by_name
+        for setting, value in holder.ListFields():
+            name, span = setting.name, old_place.find(setting.name).span
+            label = f"'{layer.name}' ({old_type})"
+            if name not in known:
+                self._add(f"a layer of type {old_type} does not know '{name}'", span, label)
+                continue
+            if setting.is_repeated and not known[name].is_repeated:
+                if len(value) > 1:
+                    self._add(
+                        f"{name} of a layer of type {old_type} takes one value",
+                        span,
+                        label,
+                        expected=f"{name}: N",
+                        got=f"{len(value)} values",
+                    )
+                value = value[0]
+            _assign(target, name, value)
+            old_place.move(name, new_place, name)
+        layer.ClearField(before)
+        self.changes.append(f"layer '{layer.name}': {before} is now {now}")
 
     # Inputs
 

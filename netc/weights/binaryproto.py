@@ -61,6 +61,9 @@ _ARRAYS: dict[int, tuple[str, AnyDtype, int]] = {
     BLOB["double_data"]: ("double_data", np.dtype("<f8"), FIXED64),
     BLOB["double_diff"]: ("double_diff", np.dtype("<f8"), FIXED64),
 }
+# C3D's first version put the length of a video before height and width: behind four sizes there is
+# a fifth, and the arrays come one number later.
+_C3D_ARRAYS = {number + 1: _ARRAYS[number] for number in (BLOB["data"], BLOB["diff"])}
 
 MOST_AXES = 32
 """Caffe's limit on the axes of a blob."""
@@ -127,7 +130,7 @@ class _BlobParts:
     """The fields of a BlobProto as they come by."""
 
     dims: list[int] | None = None
-    legacy: list[int] | None = None
+    legacy: dict[int, int] = field(default_factory=dict)  # axis: size
     arrays: dict[str, list[AnyArray]] = field(default_factory=dict)
     raw: dict[str, AnyArray] = field(default_factory=dict)
     raw_type: dict[str, int] = field(default_factory=dict)
@@ -156,10 +159,10 @@ class _BlobParts:
 
 def read_blob_message(reader: WireReader, end: int, *, diffs: bool) -> SavedBlob:
     """Read a BlobProto. Raises WireError, and BadBlob where shape and data contradict."""
-    parts = _BlobParts()
+    parts, arrays = _BlobParts(), _ARRAYS
     for number, wire_type in reader.fields(end):
-        if number in _ARRAYS and wire_type in (LENGTH, _ARRAYS[number][2]):
-            name, dtype, _ = _ARRAYS[number]
+        if number in arrays and wire_type in (LENGTH, arrays[number][2]):
+            name, dtype, _ = arrays[number]
             if name.endswith("diff") and not diffs:
                 reader.skip(wire_type, end)
                 continue
@@ -170,8 +173,10 @@ def read_blob_message(reader: WireReader, end: int, *, diffs: bool) -> SavedBlob
             )
             parts.arrays.setdefault(name, []).append(run)
         elif number in _LEGACY and wire_type == VARINT:
-            parts.legacy = parts.legacy or [0, 0, 0, 0]
             parts.legacy[_LEGACY[number]] = reader.integer(end, bits=32)
+        elif number == BLOB["data"] and wire_type == VARINT and len(parts.legacy) >= len(_LEGACY):
+            arrays = _C3D_ARRAYS
+            parts.legacy[len(_LEGACY)] = reader.integer(end, bits=32)
         elif number == BLOB["shape"] and wire_type == LENGTH:
             parts.dims = [*(parts.dims or ()), *_read_dims(reader, reader.message(end))]
         elif number in _RAW and wire_type == LENGTH:
@@ -195,7 +200,13 @@ def _read_dims(reader: WireReader, end: int) -> list[int]:
 
 def _assemble(parts: _BlobParts) -> SavedBlob:
     # Caffe asks for the old fields first, and takes a blob without any shape as a single number.
-    dims = tuple(parts.legacy if parts.legacy is not None else parts.dims or ())
+    dims, legacy = tuple(parts.dims or ()), bool(parts.legacy)
+    if legacy:
+        dims = tuple(parts.legacy.get(axis, 0) for axis in range(max(4, len(parts.legacy))))
+    if legacy and len(dims) > 4:
+        # Of five axes those of a matrix or a vector, which the kernels of videos do not have.
+        legacy = dims[:3] == (1, 1, 1)
+        dims = dims[1:] if legacy else dims
     if len(dims) > MOST_AXES:
         raise BadBlob("has too many axes", f"at most {MOST_AXES}", str(len(dims)))
     if any(not 0 <= size < 1 << 31 for size in dims):
@@ -203,7 +214,7 @@ def _assemble(parts: _BlobParts) -> SavedBlob:
     data, diff = parts.values("data"), parts.values("diff")
     return SavedBlob(
         _shaped("data", np.empty(0, np.float32) if data is None else data, dims),
-        legacy=parts.legacy is not None,
+        legacy=legacy,
         diff=None if diff is None else _shaped("diff", diff, dims),
     )
 

@@ -11,6 +11,7 @@ from netc.data.blob import read_blob
 from netc.errors import NetcError
 from netc.layers.types import Phase
 from netc.schema import netc_pb2
+from tests.weights.samples import number_field, packed
 
 SCORES = np.array([[0.2, -1, 2], [1, 0, 0.5]], np.float32)
 LABELS = np.array([2, 0], np.float32)
@@ -37,6 +38,13 @@ def write_blob(path: Path, values: np.ndarray, *dim: int, legacy: bool = False) 
 def test_a_blob_keeps_its_shape(tmp_path: Path, legacy: bool) -> None:
     write_blob(tmp_path / "blob", MATRIX, 1, 1, 3, 3, legacy=legacy)
     np.testing.assert_array_equal(read_blob(tmp_path / "blob", "blob file"), MATRIX[None, None])
+
+
+def test_a_blob_of_five_axes_as_c3d_numbers_them(tmp_path: Path) -> None:
+    raw = b"".join(number_field(n, size) for n, size in enumerate((1, 3, 2, 1, 4), start=1))
+    (tmp_path / "mean").write_bytes(raw + packed(6, range(24)))
+    blob = read_blob(tmp_path / "mean", "mean file")
+    np.testing.assert_array_equal(blob, np.arange(24).reshape(1, 3, 2, 1, 4))
 
 
 @pytest.mark.parametrize("dim", [(1, 1, 3, 3), (3, 3)])

@@ -411,3 +411,44 @@ def test_mtcnn(name: str, size: int) -> None:
 def test_conformance_weights_of_v1() -> None:
     source = read_net_binary(FILES / "v1_legacy_dims.caffemodel")
     assert not source.message.layers and source.message.layer[0].blobs[0].HasField("num")
+
+
+# -- layers of C3D, whose settings have moved ------------------------------------------------------
+
+
+def test_the_settings_of_c3d_move_to_their_own_messages() -> None:
+    source = read_net(
+        "net.prototxt",
+        """
+layers { name: "c" type: CONVOLUTION3D bottom: "x" top: "c" blobs_lr: 1 blobs_lr: 2
+         convolution_param { num_output: 4 kernel_size: 3 kernel_depth: 2 temporal_pad: 1
+                             weight_filler { type: "xavier" } } }
+layers { name: "p" type: POOLING3D bottom: "c" top: "p"
+         pooling_param { pool: AVE kernel_size: 2 kernel_depth: 1 temporal_stride: 3 } }
+layers { name: "s" type: VOXEL_SOFTMAX bottom: "p" top: "s" }
+""",
+    )
+    conv, pool, softmax = source.message.layer
+    assert (conv.type, pool.type, softmax.type) == ("Convolution3D", "Pooling3D", "Softmax")
+    assert not conv.HasField("convolution_param") and not pool.HasField("pooling_param")
+    settings = conv.convolution3d_param
+    assert (settings.num_output, settings.kernel_size, settings.kernel_depth) == (4, 3, 2)
+    assert (settings.temporal_pad, settings.weight_filler.type) == (1, "xavier")
+    assert (pool.pooling3d_param.pool, pool.pooling3d_param.temporal_stride) == (1, 3)
+    assert "layer 'c': convolution_param is now convolution3d_param" in source.upgraded
+    place = source.span("layer", 0, "convolution3d_param", "temporal_pad")
+    assert (place.line, place.column) == (3, 89)
+
+
+def test_settings_that_c3d_does_not_know() -> None:
+    told = problems(
+        """
+layers { name: "c" type: CONVOLUTION3D bottom: "x" top: "c"
+         convolution_param { kernel_size: 3 kernel_size: 2 dilation: 2 } }
+"""
+    )
+    label = "layer 'c' (CONVOLUTION3D)"
+    assert told == [
+        f"net.prototxt:3:43: {label}: kernel_size of a layer of type CONVOLUTION3D takes one value",
+        f"net.prototxt:3:70: {label}: a layer of type CONVOLUTION3D does not know 'dilation'",
+    ]

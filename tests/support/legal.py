@@ -146,6 +146,7 @@ def _scores(**settings: Any) -> Suits:
 
 
 _KERNEL: dict[str, Any] = {"kernel_size": (2,)}
+_VIDEO: dict[str, Any] = {"num_output": 2, "kernel_size": 2, "kernel_depth": 2}
 _YOLO: dict[str, Any] = {"biases": (1.0, 1.5, 2.0, 0.7)}
 _RECURRENT = (
     Suits(("T N C", "T N"), {"num_output": 2}, {1: below(2)}, fixed=("expose_hidden",)),
@@ -215,6 +216,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Concat": (Suits(("N C H", "N C H")),),
     "ContinuationIndicator": (Suits(settings={"time_step": 3}, fixed=("time_step",)),),
     "ContrastiveLoss": (Suits(("N C", "N C", "N"), values={2: below(2)}),),
+    "Convolution3D": (Suits(("N C 3 4 5",), _VIDEO),),
     "Convolution": (
         Suits(("N 2 4 5",), {"num_output": 2, **_KERNEL}),
         Suits(("N 4 3", "N 4 3"), {"num_output": 4, "group": 2, **_KERNEL}, tops=(2,)),
@@ -225,6 +227,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("1 C 8 8", "R 5"), {"crop_h": 3, "crop_w": 2}, {1: regions}),
     ),
     "Deconvolution": (Suits(("N 2 3 4",), {"num_output": 2, **_KERNEL}),),
+    "Deconvolution3D": (Suits(("N C 2 3 3",), _VIDEO),),
     "DecodeBBox": (Suits(("R 8", "R 5"), values={1: regions}),),
     "DenseCRF": (
         Suits(
@@ -344,6 +347,18 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "MultinomialLogisticLoss": (Suits(("N 3", "N"), values={0: positive, 1: below(3)}),),
+    "NdConvolution": (
+        Suits(
+            ("N C 3 4 5",), {"num_output": 2, "kernel_shape": BlobShape((2, 1, 2))},
+            fixed=("kernel_shape", "stride_shape", "pad_shape"),
+        ),
+    ),
+    "NdPooling": (
+        Suits(
+            ("N C 3 4 5",), {"kernel_shape": BlobShape((2, 1, 2))},
+            fixed=("kernel_shape", "stride_shape", "pad_shape"),
+        ),
+    ),
     "NonMaximumSuppression": (Suits(("N R 4", "N C R"), values={0: boxes, 1: positive}),),
     "Normalize": (Suits(), Suits(tops=(2,))),
     "PSROIPooling": (
@@ -353,6 +368,9 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "Parameter": (Suits((), {"shape": BlobShape((2, 3))}),),
+    "Pooling3D": (
+        Suits(("N C 3 4 5",), {"kernel_size": 2, "kernel_depth": 2}),
+    ),
     "Pooling": (
         Suits(("N C 4 5",), {"kernel_size": 2}, tops=(1, 2)),
         Suits(("N C 3 3",), {"global_pooling": True, "pool": PoolMethod.AVE}),
@@ -478,6 +496,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "YoloSeg": (Suits(("N C 3 4", "N C 3 4", "N C"), {}, {1: below(2), 2: positive}),),
+    "VoxelSoftmaxWithLoss": (Suits(("N 3 2 2 H", "N 1 2 2 H"), values={1: below(4)}),),
     "YoloDetectionOutput": (
         Suits(
             ("N 16 2 3",),

@@ -134,7 +134,7 @@ fragments = st.one_of(
         lambda v: st.sampled_from([packed(8, v, "f8"), unpacked(8, v, "f8"), packed(9, v, "f8")])
     ),
     st.tuples(st.integers(1, 4), st.integers(-1, 3)).map(lambda f: number_field(*f)),
-    st.sampled_from([number_field(5, 3), bytes_field(1, b"abc"), bytes_field(99, b"zz")]),
+    st.sampled_from([number_field(8, 3), bytes_field(1, b"abc"), bytes_field(99, b"zz")]),
 )
 
 
@@ -213,6 +213,26 @@ def test_legacy_axes_win_over_a_shape() -> None:
     blob = read_blob(raw + packed(5, range(6)))
     assert blob.legacy
     assert blob.shape == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "legacy"),
+    [
+        ((2, 1, 1, 1, 3), (2, 1, 1, 1, 3), False),
+        ((1, 1, 1, 2, 3), (1, 1, 2, 3), True),
+        ((1, 1, 1, 1, 6), (1, 1, 1, 6), True),
+    ],
+)
+def test_blobs_of_five_axes(sizes: tuple[int, ...], shape: tuple[int, ...], legacy: bool) -> None:
+    """C3D's first version: the length is the third field, and all that follows comes one later."""
+    raw = b"".join(number_field(n, size) for n, size in enumerate(sizes, start=1))
+    raw += packed(6, range(6)) + packed(7, range(6, 12))
+    blob = read_net(io.BytesIO(net_of(raw)), "x", diffs=True).layers[0].blobs[0]
+    assert blob is not None and blob.diff is not None
+    assert (blob.shape, blob.legacy) == (shape, legacy)
+    assert same_values(blob.data.ravel(), range(6))
+    assert same_values(blob.diff.ravel(), range(6, 12))
+    assert blob.fits((6,)) == (shape[-1] == 6)
 
 
 def test_doubles_win_over_floats_and_may_overflow() -> None:

@@ -64,6 +64,7 @@ from netc.layers.scale import Scale
 from netc.layers.shape import Concat, Slice
 from netc.layers.softmax import Softmax
 from netc.layers.types import Array, ArrayNamespace, Layer
+from netc.layers.volume import NdPooling, Pooling3D
 
 ACTIVATIONS: tuple[type[Layer], ...] = (
     *(ReLU, ELU, Sigmoid, TanH, AbsVal, BNLL, Swish, Clip, Exp, Power),
@@ -76,6 +77,8 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Deconvolution: ConvolutionKernel,
     InnerProduct: InnerProductKernel,
     Pooling: PoolingKernel,
+    Pooling3D: PoolingKernel,
+    NdPooling: PoolingKernel,
     LRN: LrnKernel,
     BatchNorm: NormKernel,
     Scale: NormKernel,

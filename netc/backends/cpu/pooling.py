@@ -11,7 +11,7 @@ from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
 from netc.backends.cpu.kernel import Impossible, Kernel, fast, padding_behind, positive, same_layout
 from netc.backends.cpu.onednn import Desc, dims_of, primitive
-from netc.layers.pooling import Pooling, PoolMethod
+from netc.layers.pooling import PoolMethod, WindowPooling
 from netc.layers.types import BlobType, KeptType, Reads
 
 
@@ -20,20 +20,23 @@ class PoolingKernel(Kernel):
 
     def __init__(self, job: Job) -> None:
         layer = job.node.layer
-        assert isinstance(layer, Pooling)
+        assert isinstance(layer, WindowPooling)
         if layer.pool is PoolMethod.STOCHASTIC:
             raise Impossible("STOCHASTIC pooling")
         if len(job.tops) > 1:
             raise Impossible("the mask is wanted")
         slides = layer.slides(BlobType(job.bottoms[0]))
+        if len(slides) > 3:
+            raise Impossible("more than three spatial axes")
         positive(job.bottoms[0])
         if any((s.places - 1) * s.stride - s.pad >= s.pixels for s in slides):
             raise Impossible("a window lies wholly behind the image")
         algorithm = onednn.POOLING_MAX
         if layer.pool is PoolMethod.AVE:
-            padded = any(s.pad for s in slides)
+            whole = layer.whole_area
+            padded = whole or any(s.pad for s in slides)
             algorithm = onednn.POOLING_WITH_PADDING if padded else onednn.POOLING_WITHOUT_PADDING
-            if padded and any(s.end_pad > s.pad for s in slides):
+            if padded and not whole and any(s.end_pad > s.pad for s in slides):
                 raise Impossible("Caffe's divisor shrinks where a window reaches past the padding")
         window = (
             dims_of([s.stride for s in slides]),
