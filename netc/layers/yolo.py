@@ -248,8 +248,9 @@ class YoloOutput(Layer):
             shared = xp.maximum(high - low, 0).prod(axis=1)
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
             limit = self.nms_threshold * (areas[order] + areas[best] - shared)
-            # Boxes that have nothing in common do not overlap, whatever the threshold.
-            order = order[(shared < limit) | (shared <= 0)]
+            # Boxes that have nothing in common do not overlap, whatever the threshold, nor do any
+            # of which an infinite one leaves this open.
+            order = order[~((shared >= limit) & (shared > 0))]
         return kept
 
     def lower_scores(self, g: OnnxBuilder, objects: Value, classes: Value) -> tuple[Value, Value]:

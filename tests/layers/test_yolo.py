@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from netc.export import Session, lower_layer
 from netc.layers.types import BlobType, ForwardCall, Layer, Refusal
 from netc.layers.yolo import Reorg, YoloDetectionOutput, Yolov3DetectionOutput
 from tests.support.audit import definition, note
@@ -60,6 +62,8 @@ THREE = Yolov3DetectionOutput(
     confidence_threshold=0.3,
 )
 
+MAPS = ((1, 18, 3, 3), (1, 18, 6, 6))
+
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
@@ -98,7 +102,7 @@ def detections(layer: Layer, bottoms: list[np.ndarray]) -> list[list[float]]:
         for one in sorted(every, key=lambda r: -r[2]):
             shared = [iou(one[3:], other[3:]) for other in kept]
             if one[2] > layer.confidence_threshold and all(
-                o < layer.nms_threshold or o == 0 for o in shared
+                not o >= layer.nms_threshold or o == 0 for o in shared
             ):
                 kept.append(one)
         found += kept
@@ -137,6 +141,26 @@ def test_what_is_found(layer: Layer, shapes: list[tuple[int, ...]], threshold: f
     assert layer.forward(call)[0].shape == (1, 1, len(want), 7)
 
 
+@pytest.mark.parametrize(("layer", "shapes"), [(TWO, [(2, 27, 3, 5)]), (THREE, MAPS)])
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_boxes_that_are_infinite(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Nothing tells how much of them two such boxes share, so that both stay."""
+    bottoms = [smooth(*shape, seed=i) for i, shape in enumerate(shapes)]
+    bottoms[0][:, 2:4, 1:3] = 1000
+    want = detections(layer, bottoms)
+    top = forward(layer, bottoms).tops[0][0, 0, : len(want)]
+    np.testing.assert_allclose(top, want, rtol=1e-12)
+    assert np.isinf(want).sum() > 8
+    model = lower_layer(layer, list(map(BlobType, shapes)), [])
+    names = [value.name for value in model.graph.input]
+    (got,) = (
+        Session(model, threads=1)
+        .run({name: x.astype(np.float32) for name, x in zip(names, bottoms, strict=True)})
+        .values()
+    )
+    np.testing.assert_allclose(got[0, 0, : len(want)], want, rtol=1e-5)
+
+
 def test_nothing_is_found() -> None:
     layer = type(TWO)(**{**vars(TWO), "confidence_threshold": 1.0})
     x = smooth(1, 27, 2, 2)
@@ -146,9 +170,6 @@ def test_nothing_is_found() -> None:
 
 def with_(layer: Layer, **settings: object) -> Layer:
     return type(layer)(**{**vars(layer), **settings})
-
-
-MAPS = ((1, 18, 3, 3), (1, 18, 6, 6))
 
 
 @pytest.mark.parametrize(
