@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from netc.export.builder import InvalidLowering
     from netc.export.forward import Forward
     from netc.export.model import export, lower_layer, provenance, save
-    from netc.export.proof import Draw, OutputParity, Parity, parity
+    from netc.export.proof import Draw, OutputParity, Parity, Regions, parity
     from netc.export.session import DEFAULT_OPSET, OLDEST_OPSET, Session, latest_opset
 
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "builder": ("InvalidLowering",),
     "forward": ("Forward",),
     "model": ("export", "lower_layer", "provenance", "save"),
-    "proof": ("Draw", "OutputParity", "Parity", "parity"),
+    "proof": ("Draw", "OutputParity", "Parity", "Regions", "parity"),
     "session": ("DEFAULT_OPSET", "OLDEST_OPSET", "Session", "latest_opset"),
 }
 
@@ -38,6 +38,7 @@ __all__ = [
     "InvalidLowering",
     "OutputParity",
     "Parity",
+    "Regions",
     "Session",
     "batch_size",
     "export",

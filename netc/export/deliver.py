@@ -11,9 +11,9 @@ from netc.errors import NetcError, Span, fail
 from netc.export.forward import Forward
 from netc.export.model import export, provenance, save
 from netc.export.names import Interface
-from netc.export.proof import Draw, Parity, parity
+from netc.export.proof import Draw, Parity, Regions, parity
 from netc.graph.deploy import deploy, select
-from netc.graph.discrete import discrete_blobs
+from netc.graph.discrete import discrete_blobs, region_blobs
 from netc.graph.types import Graph
 from netc.learned import read_params
 from netc.weights import Fate, check_writable
@@ -65,12 +65,13 @@ def deliver(
     )
     tell(f"opset {model.opset_import[0].version}, inputs {_described(model.graph.input)}")
     ends = Interface.of(graph)
-    whole = discrete_blobs(graph)
-    proof = parity(
-        model,
-        Forward(graph, params, backend),
-        draws={name: _WHOLE for key, name in ends.inputs.items() if key in whole},
-    )
+    whole, regions = discrete_blobs(graph), region_blobs(graph)
+    draws: dict[str, Draw | Regions] = {
+        name: Regions(*regions[key]) if key in regions else _WHOLE
+        for key, name in ends.inputs.items()
+        if key in regions or key in whole
+    }
+    proof = parity(model, Forward(graph, params, backend), draws=draws)
     if proof.ok:
         save(model, output)
     return proof

@@ -1,4 +1,4 @@
-"""Which blobs hold labels, indices or flags rather than measurements."""
+"""Which blobs hold labels, indices or flags rather than measurements, and which hold regions."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def _reads_whole(node: Node, i: int) -> bool:
     n = len(node.bottoms)
     learns = bool(node.params) and not node.layer.gradient_bottoms(n)[i]
     return learns or node.layer.whole_bottoms(n)[i]
+
+
+def region_blobs(graph: Graph) -> dict[str, tuple[float, float]]:
+    """Return the keys of the blobs that hold regions, with height and width of their image."""
+    found: dict[str, tuple[float, float]] = {}
+    for node in reversed(graph.nodes):
+        types = tuple(graph.blobs[key].type for key in node.bottoms)
+        found |= {node.bottoms[i]: size for i, size in node.layer.region_bottoms(types).items()}
+        if node.layer.view and any(key in found for key in node.tops):
+            found[node.bottoms[0]] = next(found[key] for key in node.tops if key in found)
+    return found

@@ -122,6 +122,10 @@ class RegionPooling(Layer):
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (True, False)
 
+    def region_bottoms(self, bottoms: tuple[BlobType, ...]) -> dict[int, tuple[float, float]]:
+        height, width = bottoms[0].shape[2:]
+        return {1: (height / self.spatial_scale, width / self.spatial_scale)}
+
     def backward_reads(self) -> Reads:
         return Reads.BOTTOM
 

@@ -455,6 +455,13 @@ class Layer:
         flows = self.gradient_bottoms(n_bottoms)
         return tuple(i > 0 and not flows[i] for i in range(n_bottoms))
 
+    def region_bottoms(self, bottoms: tuple[BlobType, ...]) -> dict[int, tuple[float, float]]:
+        """Say which bottoms hold regions, and the size in pixels of the image that these are of.
+
+        For whoever makes up an input. A region is (image, x1, y1, x2, y2), a size height and width.
+        """
+        return {}
+
     def backward(self, call: BackwardCall) -> Gradients:
         """Return the gradients for the bottoms and params that are wanted."""
         raise TypeError(f"layer type {self.type} lacks a backward rule")

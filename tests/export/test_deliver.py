@@ -82,3 +82,18 @@ def test_what_the_net_is_made_from_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(NetcError, match="the output would replace what it is made from"):
         deliver(graph, [], tmp_path / "link", BACKEND, fill=True)
     assert (tmp_path / "net.prototxt").read_text() == text
+
+
+def test_regions_are_proven_with_regions(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text("""
+        layer { name: "x" type: "Input" top: "x"
+                input_param { shape { dim: 1 dim: 6 dim: 8 dim: 9 } } }
+        layer { name: "r" type: "Input" top: "r" input_param { shape { dim: 3 dim: 5 } } }
+        layer { name: "p" type: "ROIPooling" bottom: "x" bottom: "r" top: "p"
+                roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.25 } }
+    """)
+    graph = load_graph(path, Phase.TEST)
+    proof = deliver(graph, [], tmp_path / "net.onnx", find_backend("reference"))
+    assert proof.ok
+    assert "r (3, 5) in regions of 32 x 36 pixels" in proof.cases[0]

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from netc.backends import find_backend
 from netc.errors import NetcError
-from netc.export import Draw, Forward, export, parity
+from netc.export import Draw, Forward, Regions, export, parity
 from netc.export import proof as proof_module
 from netc.export.proof import DRAWS
 from netc.graph.types import Graph
@@ -168,6 +168,36 @@ def test_infinities_of_the_same_sign_agree() -> None:
     model = export(graph, params)
     change(model, "fc2.bias", 0, -np.inf)
     assert not parity(model, forward_of(graph, params), threads=1).ok
+
+
+def test_a_run_that_overflows_does_not_count_beside_others() -> None:
+    graph, params = net()
+    model = export(graph, params)
+    honest = forward_of(graph, params)
+
+    def overflowing(inputs, above: float):
+        outputs = honest(inputs)
+        if np.abs(inputs["data"]).max() > above:
+            outputs["a"][0, 0] = np.inf
+        return outputs
+
+    proof = parity(model, lambda inputs: overflowing(inputs, 2), threads=1)
+    assert proof.ok
+    assert "a: 1 of 3 runs do not count: netc's own numbers are not finite there" in proof.table()
+    # But nothing is said by such runs alone, nor does a mistake in another one go unseen.
+    assert not parity(model, lambda inputs: overflowing(inputs, 0), threads=1).ok
+    change(model, "fc2.bias", 0, 3.0)
+    proof = parity(model, lambda inputs: overflowing(inputs, 2), threads=1)
+    assert [o.ok for o in proof.outputs] == [False, True]
+
+
+def test_regions_are_in_their_image() -> None:
+    rows = Regions(20, 50)(np.random.default_rng(0), (40, 5, 1, 1))
+    assert rows.shape == (40, 5, 1, 1) and rows.dtype == np.float32
+    image, x1, y1, x2, y2 = rows.reshape(40, 5).T
+    assert (image == 0).all() and (x1 < x2).all() and (y1 < y2).all()
+    assert x1.min() >= 0 and 40 < x2.max() <= 50 and 15 < y2.max() <= 20
+    assert str(Regions(20, 50)) == "regions of 20 x 50 pixels"
 
 
 def test_an_output_that_the_input_does_not_reach_is_remarked() -> None:

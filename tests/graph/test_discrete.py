@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netc.graph.discrete import discrete_blobs
+from netc.graph.discrete import discrete_blobs, region_blobs
 from tests.support.nets import graph_of
 
 INPUT = """
@@ -46,3 +46,17 @@ layer { name: "u" type: "Input" top: "u" input_param { shape { dim: 4 } } }
 )
 def test_labels_indices_and_flags(layers: str, discrete: set[str]) -> None:
     assert discrete_blobs(graph_of(INPUT + layers)) == discrete
+
+
+def test_regions_and_the_size_of_their_images() -> None:
+    graph = graph_of("""
+        layer { name: "x" type: "Input" top: "x"
+                input_param { shape { dim: 1 dim: 6 dim: 4 dim: 5 } } }
+        layer { name: "r" type: "Input" top: "r"
+                input_param { shape { dim: 2 dim: 5 dim: 1 dim: 1 } } }
+        layer { name: "s" type: "Reshape" bottom: "r" top: "s"
+                reshape_param { shape { dim: 0 dim: 5 } } }
+        layer { name: "p" type: "ROIPooling" bottom: "x" bottom: "s" top: "p"
+                roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.125 } }
+    """)
+    assert region_blobs(graph) == {"s": (32, 40), "r": (32, 40)}
