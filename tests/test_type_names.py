@@ -20,7 +20,7 @@ FREE = ("netc/layers", "netc/backends")
 # file or folder: (the names, why). An entry that nothing needs any more is an error.
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
-        "AnnotatedData Data DenseImageData HDF5Data HDF5Output ImageData ImageGtData "
+        "AnnotatedData Data DataHeatmap DenseImageData HDF5Data HDF5Output ImageData ImageGtData "
         "ImageLabelmapData ImageSegData "
         "LaneData VideoData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",

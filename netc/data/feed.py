@@ -18,6 +18,7 @@ from netc.data.annotated import AnnotatedSource
 from netc.data.blob import BlobSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
+from netc.data.heatmap import HeatmapSource
 from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
 from netc.data.mscnn import GroundTruthSource
@@ -33,6 +34,7 @@ from netc.layers.annotated import AnnotatedData, LaneData
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
+from netc.layers.heatmap import DataHeatmap
 from netc.layers.mscnn import ImageGtData
 from netc.layers.python import PythonData
 from netc.layers.segdata import (
@@ -60,6 +62,7 @@ _SOURCES: dict[type[Layer], Any] = {
     WindowSegData: WindowPairSource,
     ImageLabelmapData: LabelmapSource,
     WindowData: WindowSource,
+    DataHeatmap: HeatmapSource,
     VideoData: VideoSource,
     ImageGtData: GroundTruthSource,
     BlobFile: BlobSource,

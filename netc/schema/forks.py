@@ -24,7 +24,9 @@ IMPLEMENTATION_FIELDS = frozenset(
         "LayerParameter": "forward_type backward_type forward_math backward_math debug "
         "cudnn_math_override engine multinode mn_grad_compress_param quantization_param "
         # DeepLab: whether weights of other axes may be loaded, which netc decides by their layers.
-        "strict_dim",
+        "strict_dim "
+        # caffe-heatmap: windows in which images and maps are shown.
+        "visualise visualise_channel",
         "SolverParameter": "solver_data_type store_blobs_in_old_format engine",
         # Which library, which algorithm of it.
         "BatchNormParameter": "engine",
@@ -37,6 +39,8 @@ IMPLEMENTATION_FIELDS = frozenset(
         "InnerProductParameter": "engine",
         "ReLUParameter": "fuse",
         "SplitParameter": "engine",
+        # Read by nobody in its fork.
+        "HeatmapDataParameter": "num_channels crop_meanfile",
         # Whether something is kept or computed again.
         "APLParameter": "save_mem",
         # Threads and caches of readers.

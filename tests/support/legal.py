@@ -271,6 +271,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Embed": (
         Suits(("N T",), {"num_output": 2, "input_dim": 3}, {0: below(3)}, ("input_dim",)),
     ),
+    "EuclideanLossHeatmap": (Suits(("N C H W", "N C H W", "N 3 H W")),),
     "EuclideanLoss": (_two(),),
     "EvalDetection": (
         Suits(
