@@ -66,7 +66,8 @@ SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE
 _NDIMS, _DIMS, _TYPE = 256, 257, 258
 _PADDED_DIMS, _KIND, _N_BLOCKS, _BLOCKS, _BLOCK_AXES = 260, 262, 263, 264, 265
 _STRIDES = 14
-_AVX512_BF16 = 0xE7  # the bits of an instruction set include those of the ones below it
+# The bits of an instruction set include those of the ones below it.
+_AVX512, _AVX512_BF16 = 0x27, 0xE7
 _BLOCKED_KIND, _ANY_TAG = 2, 1
 
 
@@ -540,12 +541,21 @@ def reorder(source: Desc, target: Desc, *, add: bool = False) -> Primitive:
     return Primitive(found)
 
 
+def has_avx512() -> bool:
+    """Say whether the processor has AVX-512 (with its parts BW, VL and DQ)."""
+    return _has(_AVX512)
+
+
 def has_bf16() -> bool:
     """Say whether the processor multiplies bfloat16 (AVX512-BF16, or AMX, which includes it)."""
+    return _has(_AVX512_BF16)
+
+
+def _has(instructions: int) -> bool:
     ask = load().handle.dnnl_get_effective_cpu_isa
     ask.restype = c_int
     isa: int = ask()
-    return isa & _AVX512_BF16 == _AVX512_BF16
+    return isa & instructions == instructions
 
 
 def threads() -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from netc.assemble import load_graph
 from netc.backends import find_backend
+from netc.backends.cpu import onednn
 from netc.graph.deploy import deploy
 from netc.layers.types import Phase
 from netc.plan import Plan, plan
@@ -58,7 +59,9 @@ FAMILIES = {
 def test_every_family_runs_on_onednn(net: str) -> None:
     found = kernels(planned(net))
     for family in FAMILIES[net]:
-        assert found[family] == {"cpu"}, family
+        # oneDNN 3.2 has the gradient of LRN with AVX-512 only.
+        backend = "reference" if family == "LRN" and not onednn.has_avx512() else "cpu"
+        assert found[family] == {backend}, family
 
 
 def test_a_residual_net_for_inference_is_made_of_convolutions() -> None:
@@ -83,6 +86,8 @@ def test_a_residual_net_for_inference_is_made_of_convolutions() -> None:
 def test_blobs_keep_their_layout_from_end_to_end(net: str) -> None:
     """Only where the images end, before an inner product, is a blob copied to another order."""
     p = planned(net)
+    if "reference" in kernels(p).get("LRN", ()):
+        pytest.skip("LRN runs on the reference here, in C order")
     for reorder in p.reorders:
         source, target = p.buffers[reorder.source], p.buffers[reorder.target]
         if source.layout != target.layout:
@@ -134,9 +139,12 @@ def test_a_padded_mean_is_taken_where_no_window_leaves_the_padding() -> None:
 
 
 def test_the_printed_plan_counts_reorders() -> None:
-    text = planned("alexnet").render()
+    p = planned("alexnet")
+    text = p.render()
     assert "'conv1' (Convolution) + 'relu1' (ReLU)  [cpu]" in text
-    assert "reorders: 2 of blobs and diffs" in text
+    # Of pool5 and its diff; where LRN runs on the reference, of what it reads and writes, too.
+    assert len(p.reorders) == (2 if onednn.has_avx512() else 10)
+    assert f"reorders: {len(p.reorders)} of blobs and diffs" in text
     assert "conv2: weights for backward" in text
 
 

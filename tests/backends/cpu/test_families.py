@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from netc.backends import find_backend
+from netc.backends.cpu import onednn
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.plan import plan
@@ -241,7 +242,9 @@ def test_a_recurrent_state_goes_on_with_the_next_batch(kind: str) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 10), (2, 21, 5, 6), (2, 16, 1, 1)])
 def test_softmax_over_the_last_axis(shape: tuple[int, ...]) -> None:
-    check(net("Softmax", "softmax_param { axis: -1 }", (shape,)))
+    # oneDNN 3.2 has its gradient with AVX-512 only.
+    phase = Phase.TRAIN if onednn.has_avx512() else Phase.TEST
+    check(net("Softmax", "softmax_param { axis: -1 }", (shape,)), phase)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def test_the_pieces_make_up_the_gradient(
         net.backward()
     for index, expected in enumerate(whole.param_diffs):
         assert expected is not None
-        np.testing.assert_array_equal(found[index], expected.reshape(-1))
+        # In C order, a product of another size may be summed up in another order.
+        np.testing.assert_allclose(found[index], expected.reshape(-1), rtol=1e-6, atol=1e-6)
     assert calls[2] > 1
     assert pieces.plan.updated == set(range(len(found)))
     at_once = {step.param for step in pieces.plan.backward if isinstance(step, Update)}
