@@ -60,7 +60,7 @@ from netc.layers.permute import Permute
 from netc.layers.pooling import Pooling
 from netc.layers.products import MatMul
 from netc.layers.recurrent import LSTM, RNN
-from netc.layers.scale import Scale
+from netc.layers.scale import Bias, Scale
 from netc.layers.shape import Concat, Slice
 from netc.layers.softmax import Softmax
 from netc.layers.types import Array, ArrayNamespace, Layer
@@ -82,6 +82,7 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     LRN: LrnKernel,
     BatchNorm: NormKernel,
     Scale: NormKernel,
+    Bias: NormKernel,
     Eltwise: eltwise_kernel,
     LSTM: LstmKernel,
     MatMul: MatMulKernel,
@@ -110,7 +111,12 @@ CHAINS: tuple[tuple[str, ...], ...] = tuple(
             ("BatchNorm", "Scale"),
             ("BatchNorm", "ReLU"),
             ("Scale", "ReLU"),
-            *(("Eltwise", activation) for activation in _ACTIVATIONS if activation != "PReLU"),
+            ("Bias", "ReLU"),
+            *(
+                (first, activation.type)
+                for first in ("Eltwise", "Pooling")
+                for activation in ACTIVATIONS
+            ),
             *(
                 (product, *affine, *summed, *activation)
                 for product in _PRODUCTS

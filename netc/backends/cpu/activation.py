@@ -138,6 +138,16 @@ def formula_of(layer: Layer) -> Formula:
     raise Impossible("no formula")
 
 
+def formula_behind(job: Job) -> Formula | None:
+    """Return the activation of a chain, None where there is none."""
+    if len(job.nodes) == 1:
+        return None
+    formula = formula_of(job.nodes[1].layer)
+    if job.train:
+        formula.check_gradient(by_top=True)
+    return formula
+
+
 class ActivationKernel(Kernel):
     """y = f(x) for one bottom."""
 

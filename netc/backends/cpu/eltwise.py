@@ -6,7 +6,7 @@ from ctypes import POINTER, c_float, c_int, c_void_p, cast
 
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.activation import Formula, formula_of
+from netc.backends.cpu.activation import formula_behind
 from netc.backends.cpu.kernel import (
     Impossible,
     Kernel,
@@ -31,16 +31,6 @@ def eltwise_kernel(job: Job) -> Kernel:
             return ProductKernel(job)
         case EltwiseOp.MAX:
             return MaximumKernel(job)
-
-
-def formula_behind(job: Job) -> Formula | None:
-    """Return the activation of a chain, None where there is none."""
-    if len(job.nodes) == 1:
-        return None
-    formula = formula_of(job.nodes[1].layer)
-    if job.train:
-        formula.check_gradient(by_top=True)
-    return formula
 
 
 class SumKernel(Kernel):

@@ -1,14 +1,14 @@
-"""LRN across channels, BatchNorm and Scale: also BatchNorm, Scale and ReLU as one.
+"""LRN across channels, BatchNorm, Scale and Bias: also BatchNorm, Scale and ReLU as one.
 
-Scale is what a batch normalisation does after it has normalised, so it runs as one with mean 0 and
-variance 1.
+Scale and Bias are what a batch normalisation does after it has normalised, so they run as one with
+mean 0 and variance 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import c_int64
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,17 +111,17 @@ class LrnKernel(Kernel):
 
 
 class NormKernel(Kernel):
-    """A chain of BatchNorm, Scale and ReLU, each of which may be absent."""
+    """A chain of BatchNorm, Scale or Bias, and ReLU, each of which may be absent."""
 
     def __init__(self, job: Job) -> None:
         self._norm: BatchNorm | None = None
-        self._scale: Scale | None = None
+        self._scale: Scale | Bias | None = None
         relu: ReLU | None = None
         for node in job.nodes:
             match node.layer:
                 case BatchNorm() as norm:
                     self._norm = norm
-                case Scale() as scale:
+                case Scale() | Bias() as scale:
                     self._scale = scale
                 case ReLU() as relu:
                     pass
@@ -133,6 +133,7 @@ class NormKernel(Kernel):
         if self._scale is not None:
             node = job.nodes[0 if self._norm is None else 1]
             _check_scale(self._scale, node, shape)
+        self._factors = _factors_of(self._scale)
         self._train = job.train
         self._n = int(np.prod(shape, dtype=np.int64)) // shape[1]
         self._x, layout = same_layout(job)
@@ -140,7 +141,8 @@ class NormKernel(Kernel):
         self._batch = self._norm is not None and not self._norm.global_stats
         flags = 0 if self._batch else onednn.GLOBAL_STATS
         if self._scale is not None:
-            flags |= onednn.USE_SCALE | (onednn.USE_SHIFT if self._scale.bias_term else 0)
+            for factor in self._factors:
+                flags |= factor.flag
         flags |= onednn.FUSED_RELU if relu is not None else 0
         # A scale alone divides by sqrt(0 + 1), not by sqrt(1 + 0): channels that only fill a block
         # have the variance 0 for the library, which would write 0 / 0 there.
@@ -213,7 +215,7 @@ class NormKernel(Kernel):
             onednn.SRC: (self._x, binding.bottoms[0]),
             onednn.DST: (self._x, binding.tops[0]),
             **self._statistics(binding),
-            **self._factors(binding),
+            **self._bound_factors(binding),
         }
         run = self._forward.bind(arrays)
         if self._norm is None:
@@ -248,7 +250,7 @@ class NormKernel(Kernel):
             onednn.DST: (self._x, binding.tops[0]),
             onednn.MEAN: (self._channels, binding.kept[0]),
             onednn.VARIANCE: (self._channels, binding.kept[1]),
-            **self._factors(binding),
+            **self._bound_factors(binding),
         }
         return self._again.bind(arrays)
 
@@ -261,12 +263,12 @@ class NormKernel(Kernel):
             **self._statistics(binding),
         }
         if self._scale is not None:
-            arrays |= self._factors(binding)
+            arrays |= self._bound_factors(binding)
             arrays.pop(onednn.SHIFT, None)
             diffs = binding.param_diffs[self._first_scale :]
-            for number, diff in zip((onednn.DIFF_SCALE, onednn.DIFF_SHIFT), diffs, strict=False):
+            for factor, diff in zip(self._factors, diffs, strict=True):
                 where = self._unused(binding) if diff is None else diff
-                arrays[number] = (self._channels, where)
+                arrays[factor.diff] = (self._channels, where)
         return self._backward.bind(arrays)
 
     def _statistics(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
@@ -278,12 +280,35 @@ class NormKernel(Kernel):
             found[onednn.WORKSPACE] = (self._workspace, binding.kept[2])
         return found
 
-    def _factors(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
-        numbers = (onednn.SCALE, onednn.SHIFT)
+    def _bound_factors(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
+        params = binding.params[self._first_scale :]
         return {
-            number: (self._channels, param)
-            for number, param in zip(numbers, binding.params[self._first_scale :], strict=False)
+            factor.value: (self._channels, param)
+            for factor, param in zip(self._factors, params, strict=True)
         }
+
+
+class _Factor(NamedTuple):
+    """The library's words for a param of a Scale or Bias: that there is one, and its arguments."""
+
+    flag: int
+    value: int
+    diff: int
+
+
+_SCALE = _Factor(onednn.USE_SCALE, onednn.SCALE, onednn.DIFF_SCALE)
+_SHIFT = _Factor(onednn.USE_SHIFT, onednn.SHIFT, onednn.DIFF_SHIFT)
+
+
+def _factors_of(layer: Scale | Bias | None) -> tuple[_Factor, ...]:
+    """Return what the params of a layer are for the library, in their order."""
+    match layer:
+        case None:
+            return ()
+        case Bias():
+            return (_SHIFT,)
+        case Scale(bias_term=biased):
+            return (_SCALE, _SHIFT) if biased else (_SCALE,)
 
 
 def _check_scale(layer: Broadcasting, node: Node, shape: tuple[int, ...]) -> None:

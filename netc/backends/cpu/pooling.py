@@ -1,4 +1,4 @@
-"""MAX and AVE pooling.
+"""MAX and AVE pooling, with an activation behind it where there is one.
 
 The library divides by the whole window, or by the pixels in it; Caffe by the part of the window
 that lies in the image or its padding. These are the same where no window reaches past the padding
@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.kernel import Impossible, Kernel, fast, padding_behind, positive, same_layout
-from netc.backends.cpu.onednn import Desc, dims_of, primitive
+from netc.backends.cpu.activation import formula_behind
+from netc.backends.cpu.kernel import (
+    Impossible,
+    Kernel,
+    fast,
+    in_a_row,
+    padding_behind,
+    positive,
+    same_layout,
+)
+from netc.backends.cpu.onednn import Desc, PostOps, dims_of, primitive
 from netc.layers.pooling import PoolMethod, WindowPooling
 from netc.layers.types import BlobType, KeptType, Reads
 
@@ -31,6 +40,8 @@ class PoolingKernel(Kernel):
         positive(job.bottoms[0])
         if any((s.places - 1) * s.stride - s.pad >= s.pixels for s in slides):
             raise Impossible("a window lies wholly behind the image")
+        self._formula = formula_behind(job)
+        post = None if self._formula is None else self._formula.after(PostOps())
         algorithm = onednn.POOLING_MAX
         if layer.pool is PoolMethod.AVE:
             whole = layer.whole_area
@@ -54,6 +65,7 @@ class PoolingKernel(Kernel):
                 self._x,
                 self._x.free(job.tops[0]),
                 *window,
+                post=post,
             ),
             "pooling",
         )
@@ -73,7 +85,7 @@ class PoolingKernel(Kernel):
             tops=(self._y.layout,),
             params=(),
             kept=kept,
-            reads=Reads.NOTHING,
+            reads=Reads.TOP if job.train and self._formula is not None else Reads.NOTHING,
         )
 
     def forward(self, binding: Binding) -> Prepared:
@@ -86,10 +98,14 @@ class PoolingKernel(Kernel):
         return self._forward.bind(arrays)
 
     def backward(self, binding: Binding) -> Prepared:
+        dy = binding.top_diffs[0]
+        calls: list[Prepared] = []
+        if self._formula is not None:
+            calls.append(self._formula.backward(self._y, binding.tops[0], dy, dy))
         arrays = {
-            onednn.DIFF_DST: (self._y, binding.top_diffs[0]),
+            onednn.DIFF_DST: (self._y, dy),
             onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
         }
         if self._workspace is not None:
             arrays[onednn.WORKSPACE] = (self._workspace, binding.kept[0])
-        return self._backward.bind(arrays)
+        return in_a_row([*calls, self._backward.bind(arrays)])

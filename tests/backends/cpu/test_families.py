@@ -22,9 +22,15 @@ def _works() -> None:
 
 
 def net(
-    kind: str, settings: str = "", shapes: tuple[tuple[int, ...], ...] = ((2, 20, 5, 6),)
+    kind: str,
+    settings: str = "",
+    shapes: tuple[tuple[int, ...], ...] = ((2, 20, 5, 6),),
+    *,
+    relu: bool = False,
 ) -> str:
     """Return a net that trains: the layer between params for its bottoms and a loss.
+
+    With `relu`, there is one behind the layer.
 
     Bottoms come from a convolution of one axis, so that they lie in blocks where these exist.
     """
@@ -45,6 +51,8 @@ def net(
         lines.append(f'layer {{ name: "p{i}" bottom: "in{i}" top: "x{i}" {product} }}')
         bottoms.append(f'bottom: "x{i}"')
     lines.append(f'layer {{ name: "l" type: "{kind}" {" ".join(bottoms)} top: "y" {settings} }}')
+    if relu:
+        lines.append('layer { name: "r" type: "ReLU" bottom: "y" top: "y" }')
     # The gradient of a product with other numbers is not the same everywhere.
     lines.append('layer { name: "w" type: "Power" bottom: "y" top: "w" power_param { power: 2 } }')
     lines.append('layer { name: "sum" type: "Reduction" bottom: "w" top: "loss" loss_weight: 1 }')
@@ -79,12 +87,15 @@ def check(text: str, phase: Phase = Phase.TRAIN) -> None:
 
 
 def assert_chosen(graph: Graph, net: Executor) -> None:
+    """See that layer "l" runs on oneDNN in both directions, as one with a ReLU "r" behind it."""
+    names = [node.name for node in graph.nodes]
+    together = {"l", "r"} & set(names)
     found = {
-        (step.kernel, step.declined)
+        (step.kernel, step.declined, together & {names[i] for i in step.nodes} == together)
         for step in (*net.plan.forward, *net.plan.backward)
-        if isinstance(step, Step) and "l" in [graph.nodes[i].name for i in step.nodes]
+        if isinstance(step, Step) and "l" in [names[i] for i in step.nodes]
     }
-    assert found == {("cpu", ())}
+    assert found == {("cpu", (), True)}
 
 
 ACTIVATIONS = {
@@ -143,6 +154,33 @@ def test_prelu(shapes: tuple[tuple[int, ...], ...]) -> None:
     settings = "prelu_param { filler { type: 'gaussian' std: 1 } }"
     check(net("PReLU", settings, shapes))
     check(net("PReLU", f"{settings} param {{ lr_mult: 0 }}", shapes))
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Scale", "scale_param { filler { type: 'gaussian' std: 1 } }"),
+        ("Scale", "scale_param { bias_term: true bias_filler { type: 'gaussian' std: 1 } }"),
+        ("Bias", "bias_param { filler { type: 'gaussian' std: 1 } }"),
+        ("Bias", "bias_param { filler { type: 'gaussian' std: 1 } } param { lr_mult: 0 }"),
+    ],
+)
+def test_factors_and_shifts_of_channels(
+    kind: str, settings: str, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    check(net(kind, settings, shapes))
+    check(net(kind, settings, shapes, relu=True))
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
+@pytest.mark.parametrize("pool", ["MAX", "AVE"])
+@pytest.mark.parametrize("shapes", [((2, 16, 5, 7),), ((2, 20, 6, 6),)])
+def test_pooling_with_a_relu_behind_it(
+    pool: str, phase: Phase, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    settings = f"pooling_param {{ pool: {pool} kernel_size: 3 stride: 2 }}"
+    check(net("Pooling", settings, shapes, relu=True), phase)
 
 
 @pytest.mark.parametrize("shape", [(2, 20, 5, 6), (2, 16, 3, 3), (3, 7)])
