@@ -13,8 +13,9 @@ from typing import ClassVar
 from netc.layers.activation import Engine
 from netc.layers.labels import Divisor, ScoreShape, check_items, check_labels, class_index
 from netc.layers.losses import FLT_MIN, SCALAR, Loss, lower_labels
+from netc.layers.proposal import check_fraction, check_positive, suppress
 from netc.layers.registry import layer
-from netc.layers.roi import REGION
+from netc.layers.roi import REGION, check_regions
 from netc.layers.softmax import Softmax, softmax, softmax_gradient
 from netc.layers.types import (
     Arity,
@@ -486,6 +487,100 @@ class BoxAnnotatorOHEM(Layer):
         chosen[order] = rank <= self.roi_per_img
         chosen = chosen.reshape(costs.shape)
         return xp.where(chosen, labels, self.ignore_label), xp.where(chosen, weights, 0)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse("mining of examples belongs to training", hint="export the net for testing")
+
+
+@layer("HardRegions", "hard_regions_param")
+@dataclass(frozen=True)
+class HardRegions(Layer):
+    """The regions that cost most, with their labels, targets and weights: a batch to learn from.
+
+    Shapes: probabilities (R, K), shifts (R, 4K), regions (R, 5), labels (R, ...), targets, inside
+    and outside weights (R, 4K) -> the last five again, of the regions chosen, worst first. These
+    are `batch_size`, or fewer where there are not so many; where the shape must stay, they fill it
+    up again and again.
+
+    A region costs -log p[label], the probability floored at 2^-52, and with a label above 0 the sum
+    of w_out * f(w_in * (shift - target)), f(d) = d^2 / 2 where |d| < 1, |d| - 1/2 elsewhere. Of
+    regions of one image and one label each that overlaps a worse one by more than `nms_thresh` is
+    left out; 1 leaves out none. Of regions that cost the same the first is chosen. No gradient.
+
+    ONNX: none, it chooses examples for training.
+
+    Source: as SoftmaxWithLossOHEM; the Python layer `OHEMDataLayer` of its code for Fast R-CNN.
+    """
+
+    batch_size: int = 64
+    nms_thresh: float = 0.7
+
+    bottoms: ClassVar[Arity] = exactly(7)
+    tops: ClassVar[Arity] = exactly(5)
+    data_dependent: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
+    stops_gradients: ClassVar[bool] = True
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        probabilities, _, regions, labels = bottoms[:4]
+        check_positive(self, "batch_size")
+        check_fraction(self, "nms_thresh")
+        count = check_regions(regions, "bottom 2")
+        classes = four_axes(probabilities)[1]
+        rows = [(count, classes, 1, 1), *[(count, 4 * classes, 1, 1)] * 4]
+        for index, wanted in zip((0, 1, 4, 5, 6), rows, strict=True):
+            if four_axes(bottoms[index]) != wanted:
+                raise Refusal(
+                    f"bottom {index} does not fit {count} regions and {classes} classes",
+                    expected=f"shape {BlobType(wanted[:2])}",
+                    got=f"shape {bottoms[index]}",
+                    setting="bottom",
+                )
+        if labels.count != count:
+            raise Refusal(
+                "bottom 3 has not one label for each region",
+                expected=f"shape ({count})",
+                got=f"shape {labels}",
+                setting="bottom",
+            )
+        chosen = min(self.batch_size, count)
+        return Signature(tuple(BlobType((chosen, *blob.shape[1:])) for blob in bottoms[2:]))
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, regions, labels = call.xp, call.bottoms[2], call.bottoms[3]
+        regions, labels = regions.reshape(len(regions), 5), labels.reshape(-1)
+        costs = self._costs(xp, call.bottoms)
+        worst = xp.argsort(-costs, kind="stable")
+        kept = xp.zeros(len(worst), bool)
+        groups = xp.stack([regions[:, 0], labels], axis=1)
+        for group in xp.unique(groups, axis=0):
+            own = worst[(groups[worst] == group).all(axis=1)]
+            kept[own[suppress(xp, regions[own, 1:], self.nms_thresh, len(own))]] = True
+        chosen = worst[kept[worst]][: self.batch_size]
+        count = len(call.out[0]) if call.out else len(chosen)
+        rows = chosen[xp.arange(count) % max(len(chosen), 1)]
+        return tuple(bottom[rows] for bottom in call.bottoms[2:])
+
+    @staticmethod
+    def _costs(xp: ArrayNamespace, bottoms: tuple[Array, ...]) -> Array:
+        """Return what each region costs."""
+        count = len(bottoms[0])
+        probabilities, shifts, _, labels, targets, inside, outside = (
+            blob.reshape(count, -1).astype("float64") for blob in bottoms
+        )
+        index = class_index(xp, labels, probabilities.shape[1], None).reshape(-1)
+        chances = probabilities[xp.arange(count), index]
+        costs = -xp.log(xp.maximum(chances, 2.0**-52))
+        boxes = outside * smooth_l1(xp, inside * (shifts - targets))
+        return costs + xp.where(index > 0, (boxes * (inside != 0)).sum(axis=1), 0)
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]

@@ -17,6 +17,7 @@ from netc.layers.data import Reader
 from netc.layers.fillers import Filler
 from netc.layers.losses import EuclideanLoss
 from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
+from netc.layers.ohem import HardRegions
 from netc.layers.paramstr import Settings
 from netc.layers.proposal import (
     POST_NMS_TOPN,
@@ -376,6 +377,11 @@ def _multilabel(layer: Python, settings: Settings) -> Layer:
     return _data(layer, ("data", "label"), shapes, "its settings tell the shapes")
 
 
+def _hard_regions(layer: Python, settings: Settings) -> Layer:
+    settings.ignore("num_classes")  # its bottoms tell
+    return HardRegions()
+
+
 def _mtcnn_data(layer: Python, settings: Settings) -> Layer:
     # The code says how large images are, for each of three nets another size.
     return _data(layer, ("data", "label", "roi", "pts"), (), "its code tells the shapes")
@@ -431,6 +437,8 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     ("pythonLayer", "cls_Layer"): _known_rows,
     ("pythonLayer", "cls_Layer_fc"): _known_rows,
     ("pythonLayer", "regression_Layer"): _known_euclidean,
+    # Fast R-CNN with OHEM
+    ("roi_data_layer.layer", "OHEMDataLayer"): _hard_regions,
     # FCN: the sizes are those of the largest images (VOC), or of all (NYUDv2, SIFT Flow)
     ("voc_layers", "VOCSegDataLayer"): _images(500, 500, data=3, label=1),
     ("voc_layers", "SBDDSegDataLayer"): _images(500, 500, data=3, label=1),

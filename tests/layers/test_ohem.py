@@ -12,12 +12,14 @@ from netc.layers.labels import Divisor
 from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.ohem import (
     BoxAnnotatorOHEM,
+    HardRegions,
     SmoothL1Loss,
     SmoothL1LossOHEM,
     SoftmaxWithLossOHEM,
 )
 from netc.layers.softmax import Softmax
-from netc.layers.types import BlobType, Layer, Refusal
+from netc.layers.types import BlobType, ForwardCall, Layer, Refusal
+from tests.layers.test_proposal import iou
 from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
@@ -326,3 +328,59 @@ def test_the_first_form_of_r_fcn_has_fewer_settings() -> None:
         graph_of(FIRST_FORM % ("", "sigma: 3"))
     with pytest.raises(NetcError, match="label_smoothing"):
         graph_of(FIRST_FORM % ("label_smoothing: 0.1", ""))
+
+
+@definition("HardRegions")
+def hard_regions(layer, prob, shifts, regions, labels, targets, inside, outside):
+    """Return the indices of the regions that the definition chooses."""
+    costs = []
+    for i, label in enumerate(labels.astype(int)):
+        total = -np.log(max(prob[i, label], 2.0**-52))
+        for k in range(shifts.shape[1]):
+            if label > 0 and inside[i, k]:
+                total += outside[i, k] * cost(inside[i, k] * (shifts[i, k] - targets[i, k]))
+        costs.append(total)
+    kept: list[int] = []
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        alike = (j for j in kept if regions[j, 0] == regions[i, 0] and labels[j] == labels[i])
+        if all(iou(regions[i, 1:], regions[j, 1:]) <= layer.nms_thresh for j in alike):
+            kept.append(i)
+    return kept[: layer.batch_size]
+
+
+def regions_to_mine(count: int = 30, classes: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(4)
+    low = rng.uniform(0, 12, (count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 20, (count, 2))], axis=1)
+    regions = np.concatenate([rng.integers(0, 2, (count, 1)), boxes], axis=1)
+    inside = rng.integers(0, 2, (count, 4 * classes)) * 2.0
+    return [
+        rng.dirichlet(np.ones(classes), count), rng.normal(0, 1, (count, 4 * classes)), regions,
+        rng.integers(0, classes, count) * 1.0, rng.normal(0, 1, (count, 4 * classes)), inside,
+        rng.random((count, 4 * classes)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch_size", "nms_thresh"), [(8, 0.5), (8, 1.0), (30, 0.4)])
+def test_hard_regions(batch_size: int, nms_thresh: float) -> None:
+    layer, bottoms = HardRegions(batch_size, nms_thresh), regions_to_mine()
+    chosen = hard_regions(layer, *bottoms)
+    assert len(chosen) == 8 or batch_size == 30 > len(chosen)
+    tops = check_layer(layer, bottoms, gradient=False).tops
+    rows = [chosen[k % len(chosen)] for k in range(batch_size)]
+    for top, bottom in zip(tops, bottoms[2:], strict=True):
+        np.testing.assert_array_equal(top, bottom[rows])
+    call = ForwardCall(np, tuple(bottoms), (), (), (), lambda: np.random.default_rng(0))
+    assert [len(top) for top in layer.forward(call)] == [len(chosen)] * 5
+
+
+def test_hard_regions_that_do_not_fit() -> None:
+    types = [BlobType(bottom.shape) for bottom in regions_to_mine()]
+    assert HardRegions().infer(*types).tops[0].shape == (30, 5)
+    for index in (1, 4):
+        with pytest.raises(Refusal, match=f"bottom {index} does not fit"):
+            HardRegions().infer(*types[:index], BlobType((30, 11)), *types[index + 1 :])
+    with pytest.raises(Refusal, match="one label for each region"):
+        HardRegions().infer(*types[:3], BlobType((29,)), *types[4:])
+    with pytest.raises(NetcError, match="export the net for testing"):
+        check_lowering(HardRegions(), regions_to_mine())

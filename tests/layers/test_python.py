@@ -20,6 +20,7 @@ from netc.graph.types import Graph
 from netc.layers.activation import Power
 from netc.layers.losses import EuclideanLoss
 from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
+from netc.layers.ohem import HardRegions
 from netc.layers.proposal import AnchorTarget, Proposal, ProposalTarget
 from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.python import WELL_KNOWN, Python
@@ -109,6 +110,11 @@ def test_layers_of_ssh() -> None:
     assert found == AnchorTarget(
         **shapes, allowed_border=512, positive_overlap=0.6, fg_fraction=0.25, each_truth=False
     )
+
+
+def test_the_layer_of_ohem() -> None:
+    found = known("roi_data_layer.layer.OHEMDataLayer", "'num_classes': 21")
+    assert found == HardRegions(batch_size=64, nms_thresh=0.7)
 
 
 def test_layers_of_mtcnn() -> None:

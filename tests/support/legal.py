@@ -328,6 +328,12 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "MatMul": (Suits(("N 3 3", "N 3 3")),),
     "Maxout": (Suits(("N 4 H",), {"pieces": 2}),),
     "MeanSquaredError": (_two(),),
+    "HardRegions": (
+        Suits(
+            ("R 3", "R 12", "R 5", "R", "R 12", "R 12", "R 12"), {"batch_size": 2},
+            {0: positive, 2: regions, 3: below(3), 5: below(2), 6: below(2)}, tops=(5,),
+        ),
+    ),
     "KnownEuclideanLoss": (Suits(("N C", "N C"), values={1: positive}),),
     "KnownRows": (Suits(("N C", "N"), values={1: below(2)}, tops=(2,)),),
     "MultiBoxLoss": (
