@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,10 @@ _RTOL, _ATOL = 1e-4, 1e-5
 # measured by moving the input by one unit in its last place, a few times over; every operator
 # rounds, not just the input, so that a multiple of what is seen is allowed.
 _NUDGES, _NOISE = 3, 10.0
+
+# Of whole numbers that are chosen by comparing others, this share may differ besides: of many
+# pixels, some are nearer to two classes than a few nudges show.
+_CHOSEN = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +188,12 @@ def parity(
             row = _compare(name, got[name], want[name], case)
             if row.used > 1 and got[name].shape == want[name].shape:
                 fixed = {name for name, draw in (draws or {}).items() if draw.whole}
-                noise = _noise(forward, inputs, fixed, want[name], name, seed)
-                row = _compare(name, got[name], want[name], case, noise)
+                nudged = _nudged(forward, inputs, fixed, name, seed)
+                if _whole(got[name]) and _whole(want[name]):
+                    row = _compare_chosen(row, got[name], want[name], nudged)
+                else:
+                    noise = _noise(nudged, want[name])
+                    row = _compare(name, got[name], want[name], case, noise)
             found.append(row)
             wants[name].append(want[name])
     shapes = {
@@ -263,30 +271,52 @@ def _compare(name: str, got: Array, want: Array, case: str, noise: float = 0.0) 
     )
 
 
-def _noise(
-    forward: Forward,
-    inputs: Mapping[str, Array],
-    fixed: Collection[str],
-    want: Array,
-    name: str,
-    seed: int,
-) -> float:
-    """Return by how much an output moves when the inputs move by a unit in their last place.
+def _whole(array: Array) -> bool:
+    return bool((array == np.rint(array)).all())
+
+
+def _compare_chosen(
+    row: OutputParity, got: Array, want: Array, nudged: Iterable[Array]
+) -> OutputParity:
+    """Compare whole numbers, of which rounding makes others: the class of each pixel, say.
+
+    How many differ counts, not by how much: any class may be near any other.
+    """
+    moved = max(np.count_nonzero(array != want) for array in nudged)
+    most = max(_NOISE * moved, _CHOSEN * want.size)
+    differ = np.count_nonzero(got != want)
+    return dataclasses.replace(
+        row,
+        used=differ / most if most else math.inf,
+        reason=f"{differ} of {want.size} whole numbers differ; moving the input by one unit in the "
+        f"last place changes {moved}; {_NOISE:g} times that, and one in {1 / _CHOSEN:g}, may",
+    )
+
+
+def _noise(nudged: Iterable[Array], want: Array) -> float:
+    """Return by how much an output moves when the inputs move by a unit in their last place."""
+    most = 0.0
+    for moved in nudged:
+        finite = np.isfinite(moved) & np.isfinite(want)
+        most = max(most, float(np.abs(moved[finite] - want[finite]).max(initial=0.0)))
+    return most
+
+
+def _nudged(
+    forward: Forward, inputs: Mapping[str, Array], fixed: Collection[str], name: str, seed: int
+) -> Iterator[Array]:
+    """Yield an output when the inputs move by a unit in their last place, a few times over.
 
     Inputs named in `fixed` stay: of an index there is no nearby value.
     """
     rng = np.random.default_rng([seed, 1])
     ends = np.array([-np.inf, np.inf], np.float32)
-    most = 0.0
     for _ in range(_NUDGES):
         nudged = {
             key: x if key in fixed else np.nextafter(x, rng.choice(ends, x.shape))
             for key, x in inputs.items()
         }
-        moved = np.asarray(forward(nudged)[name], np.float64)
-        finite = np.isfinite(moved) & np.isfinite(want)
-        most = max(most, float(np.abs(moved[finite] - want[finite]).max(initial=0.0)))
-    return most
+        yield np.asarray(forward(nudged)[name], np.float64)
 
 
 def _summed(

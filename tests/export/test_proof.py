@@ -191,6 +191,28 @@ def test_a_run_that_overflows_does_not_count_beside_others() -> None:
     assert [o.ok for o in proof.outputs] == [False, True]
 
 
+def test_of_whole_numbers_it_counts_how_many_differ() -> None:
+    graph = graph_of(
+        'layer { name: "in" type: "Input" top: "data" '
+        "input_param { shape { dim: 1 dim: 3 dim: 100 dim: 200 } } }"
+        'layer { name: "best" type: "ArgMax" bottom: "data" top: "best" argmax_param { axis: 1 } }',
+        Phase.TEST,
+    )
+    model, honest = export(graph, []), forward_of(graph, [])
+
+    def spoilt(inputs, count: int):
+        outputs = honest(inputs)
+        flat = outputs["best"].reshape(-1)
+        flat[:count] = (flat[:count] + 1) % 3
+        return outputs
+
+    assert parity(model, lambda inputs: spoilt(inputs, 2), seeds=(0,), threads=1).ok
+    # Nudges move no more than a few of so many.
+    proof = parity(model, lambda inputs: spoilt(inputs, 200), seeds=(0,), threads=1)
+    assert not proof.ok
+    assert "best: 200 of 20000 whole numbers differ; moving the input by one unit" in proof.table()
+
+
 def test_regions_are_in_their_image() -> None:
     rows = Regions(20, 50)(np.random.default_rng(0), (40, 5, 1, 1))
     assert rows.shape == (40, 5, 1, 1) and rows.dtype == np.float32
