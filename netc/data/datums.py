@@ -32,7 +32,7 @@ class DatumSource(ImageSource):
         """Open the database; DataAbsent when it is missing or a LevelDB."""
         path = locate_setting(layer.source, opening, "source", "database")
         if layer.backend is not Database.LMDB:
-            raise _not_lmdb(path)
+            raise not_lmdb(path)
         self._color = layer.decodes_color
         self._records = Records(path, opening.draws if layer.shuffle else None)
         try:
@@ -333,7 +333,8 @@ def _broken(path: Path, got: object) -> NetcError:
     )
 
 
-def _not_lmdb(path: Path) -> DataAbsent:
+def not_lmdb(path: Path) -> DataAbsent:
+    """Return what to raise where the text says, or leaves it at, LEVELDB."""
     is_lmdb = (path / "data.mdb").is_file()
     return DataAbsent(
         "netc reads no LevelDB databases",

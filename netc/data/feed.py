@@ -23,6 +23,7 @@ from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
 from netc.data.mscnn import GroundTruthSource
 from netc.data.pair_list import LabelmapSource, PairSource, WindowPairSource
+from netc.data.pose import PoseSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
@@ -36,6 +37,7 @@ from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
 from netc.layers.heatmap import DataHeatmap
 from netc.layers.mscnn import ImageGtData
+from netc.layers.pose import CPMData
 from netc.layers.python import PythonData
 from netc.layers.segdata import (
     DenseImageData,
@@ -63,6 +65,7 @@ _SOURCES: dict[type[Layer], Any] = {
     ImageLabelmapData: LabelmapSource,
     WindowData: WindowSource,
     DataHeatmap: HeatmapSource,
+    CPMData: PoseSource,
     VideoData: VideoSource,
     ImageGtData: GroundTruthSource,
     BlobFile: BlobSource,
