@@ -24,6 +24,7 @@ from netc.backends.cpu.concat import ConcatKernel, SliceKernel
 from netc.backends.cpu.convolution import ConvolutionKernel
 from netc.backends.cpu.dropout import DropoutKernel
 from netc.backends.cpu.eltwise import eltwise_kernel
+from netc.backends.cpu.gating import GateKernel, scale_kernel
 from netc.backends.cpu.innerproduct import InnerProductKernel
 from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
 from netc.backends.cpu.matmul import MatMulKernel
@@ -52,6 +53,7 @@ from netc.layers.activation import (
 from netc.layers.convolution import Convolution, Deconvolution
 from netc.layers.depthwise import ConvolutionDepthwise
 from netc.layers.eltwise import Eltwise
+from netc.layers.gating import Axpy
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.losses import SoftmaxWithLoss
 from netc.layers.modern import GELU, HSigmoid, HSwish, Mish, ReLU6
@@ -81,7 +83,8 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     NdPooling: PoolingKernel,
     LRN: LrnKernel,
     BatchNorm: NormKernel,
-    Scale: NormKernel,
+    Scale: scale_kernel,
+    Axpy: GateKernel,
     Bias: NormKernel,
     Eltwise: eltwise_kernel,
     LSTM: LstmKernel,
@@ -114,7 +117,7 @@ CHAINS: tuple[tuple[str, ...], ...] = tuple(
             ("Bias", "ReLU"),
             *(
                 (first, activation.type)
-                for first in ("Eltwise", "Pooling")
+                for first in ("Eltwise", "Pooling", "Axpy")
                 for activation in ACTIVATIONS
             ),
             *(

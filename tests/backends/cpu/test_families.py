@@ -173,6 +173,18 @@ def test_factors_and_shifts_of_channels(
     check(net(kind, settings, shapes, relu=True))
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
+@pytest.mark.parametrize("shape", [(2, 16, 5, 7), (3, 20, 4, 4), (2, 8, 3, 2, 3)])
+def test_factors_for_each_channel_of_each_item(
+    shape: tuple[int, ...], phase: Phase, relu: bool
+) -> None:
+    n, c, *places = shape
+    for gate in ((n, c), (n, c, *[1] * len(places))):
+        check(net("Axpy", shapes=(gate, shape, shape), relu=relu), phase)
+    check(net("Scale", "scale_param { axis: 0 }", (shape, (n, c)), relu=relu), phase)
+
+
 @pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
 @pytest.mark.parametrize("pool", ["MAX", "AVE"])
 @pytest.mark.parametrize("shapes", [((2, 16, 5, 7),), ((2, 20, 6, 6),)])
