@@ -6,24 +6,39 @@ none: they fill tops whose shape must stay.
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.boxes import area
-from netc.layers.mscnn import BOX, lower_moved_regions, moved_regions
+from netc.layers.boxes import area, overlap
+from netc.layers.losses import FLT_MIN, Loss
+from netc.layers.mscnn import (
+    BOX,
+    FieldJudge,
+    FieldMap,
+    judged,
+    labels_as_boxes,
+    learn,
+    lower_moved_regions,
+    moved_regions,
+)
 from netc.layers.proposal import BBoxRegParam, check_fraction, check_positive, check_rows
 from netc.layers.registry import layer
-from netc.layers.roi import REGION, check_regions, lower_column
+from netc.layers.roi import REGION, check_maps, check_regions, lower_column
+from netc.layers.softmax import softmax
 from netc.layers.ssd import SaveOutputParam
 from netc.layers.suppression import DETECTION, FLT_MAX, NmsParam, Selection
 from netc.layers.types import (
     Arity,
     Array,
     ArrayNamespace,
+    BackwardCall,
     BlobType,
     ForwardCall,
+    Gradients,
+    KeptType,
     Layer,
     OnnxBuilder,
     Reads,
@@ -31,11 +46,14 @@ from netc.layers.types import (
     Signature,
     Value,
     at_least,
+    between,
     exactly,
 )
 
 # What a detection holds: image, corners, class, score; and where SSD's rows have each of these.
 _OF_SSD = (0, 3, 4, 5, 6, 1, 2)
+# The inverse of a distance so large that it limits nothing.
+_HARDLY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -411,3 +429,317 @@ class FrcnnOutput(Layer):
         high = g.op("Add", g.op("Min", high, limits), g.constant(1.0))
         corners: Value = g.op("Concat", low, high, axis=2)
         return corners
+
+
+@dataclass(frozen=True)
+class GroupJudge(FieldJudge):
+    """Base of the types that compare maps of several boxes at each position with their labels."""
+
+    field_h: tuple[int, ...] = ()
+    field_w: tuple[int, ...] = ()
+    stride: int = 0
+
+    bottoms: ClassVar[Arity] = exactly(3)
+
+    def fields(self) -> list[FieldMap]:
+        """Return the fields of the boxes at a position."""
+        raise NotImplementedError
+
+    def field_maps(self, whr: float, xyr: float) -> list[FieldMap]:
+        """Return the fields with limits of their own."""
+        sizes = zip(self.field_h, self.field_w, strict=True)
+        return [FieldMap(*size, self.stride, whr, xyr, self.bbox_reg_param) for size in sizes]
+
+    def check(self, scores: BlobType, boxes: BlobType, labels: BlobType) -> None:
+        """Raise `Refusal` for bottoms or settings that do not fit."""
+        self.check_classes()
+        count = len(self.field_h)
+        if not count or count != len(self.field_w):
+            raise Refusal(
+                "fields have not one height and one width each",
+                expected="as many field_h as field_w, at least one",
+                got=f"{count} field_h, {len(self.field_w)} field_w",
+                setting="field_h",
+            )
+        for one in self.fields():
+            one.check("stride")
+        check_maps(scores, "the scores, bottom 0,")
+        n, channels, *size = scores.shape
+        if channels != self.cls_num or n % count or 0 in size:
+            raise Refusal(
+                "the scores do not fit the classes and fields",
+                expected=f"shape (N {count}, {self.cls_num}, H, W): {count} fields, cls_num "
+                f"{self.cls_num}",
+                got=f"bottom 0 of shape {scores}",
+                setting="cls_num",
+            )
+        if boxes.shape != (n, BOX, *size):
+            raise Refusal(
+                "there is not one box for each score",
+                expected=f"shape {BlobType((n, BOX, *size))}",
+                got=f"bottom 1 of shape {boxes}",
+                setting="bottom",
+            )
+        self.check_labels(labels, scores)
+
+    def each(
+        self, xp: ArrayNamespace, boxes: Array, compare: Callable[[FieldMap, Array, slice], Array]
+    ) -> Array:
+        """Return what `compare` makes of the boxes of each field: (N G, ...), image by image.
+
+        It is given the field, its boxes, and which of all are these.
+        """
+        fields = self.fields()
+        found = []
+        for k, one in enumerate(fields):
+            rows = slice(k, None, len(fields))
+            found.append(compare(one, boxes[rows], rows))
+        stacked = xp.stack(found, axis=1)
+        return stacked.reshape(len(boxes), *stacked.shape[2:])
+
+
+class NegMining(enum.Enum):
+    """Which background is learnt: some at random, that with the largest costs, half of each."""
+
+    RANDOM = "random"
+    BOOTSTRAP = "bootstrap"
+    MIXTURE = "mixture"
+
+
+class NegRanking(enum.Enum):
+    """What tells how hard background is: its cost, or how probable an object is there."""
+
+    CONF_LOSS = "conf_loss"
+    CONF_PROB = "conf_prob"
+
+
+class BoxLossType(enum.Enum):
+    """What a box costs: half the square, or beyond 1 its distance less a half."""
+
+    SMOOTH_L1 = "Smooth_L1"
+    EUCLIDEAN = "Euclidean_L2"
+
+
+@layer("DetectionGroupLoss", "detection_group_loss_param")
+@dataclass(frozen=True)
+class DetectionGroupLoss(GroupJudge, Loss):
+    """The loss of maps that predict several boxes at each position, G, of a field each.
+
+    With p the softmax of the scores, the mean of -w log p[class] over the objects and the
+    background that are chosen, plus `lambda` times the mean over the four values of each chosen
+    object's box of d^2 / 2 (with `bbox_loss_type` "Smooth_L1", where |d| >= 1, |d| - 1/2 in its
+    place). d is the prediction, with both `field_whr` and `field_xyr` kept within these limits,
+    minus the truth, both normalised by `bbox_reg_param`; true sides count as at least 2 pixels.
+
+    Background is a box of class 0 whose overlap is below `bg_threshold`. Of an image with P objects
+    and B background, `batch_size` -1 chooses all objects and the larger of P `bg_multiple` and
+    `min_num_neg` of the background; a larger one `batch_size` / (1 + `bg_multiple`) objects,
+    rounded, at random, and background for the rest; no more than there is of either. Background is
+    chosen by `neg_mining_type` at random, as the hardest, or ("mixture") half of each: that with
+    the largest cost (`neg_ranking_type` "conf_loss") or chance of an object ("conf_prob"), of
+    equals the last. w is 1; with `pos_neg_weighted` all w are scaled so that objects have 1 / (1 +
+    `bg_multiple`) of the weight, background the rest. `objectness` makes all classes one.
+
+    The gradient passes by the limits as if they were not there, as in the fork.
+
+    Shapes: scores (N G, K, H, W), the G of an image one behind the other, boxes (N G, 4, H, W) and
+    labels (N G, 6, H, W) as of DetectionLoss -> top (1, 1, 1, 2): the loss, and what the boxes add
+    to it. The second is there to be read: gradients are those of the first alone.
+
+    ONNX: none, the choice of the background is part of training; the deployed net ends with the
+    maps.
+
+    Source: Z. Cai, N. Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection",
+    CVPR 2018, and its fork of Caffe, which keeps predictions in the limits for later layers too,
+    and the values of a box in limits of the mean `bbox_mean` and `bbox_std` of two.
+    """
+
+    lambda_: float = 1.0
+    field_whr: float | None = None
+    field_xyr: float | None = None
+    bg_multiple: int = 4
+    neg_mining_type: str = "random"
+    neg_ranking_type: str = "conf_loss"
+    min_num_neg: int = 5
+    batch_size: int = -1
+    pos_neg_weighted: bool = False
+    bbox_loss_type: str = "Smooth_L1"
+
+    def fields(self) -> list[FieldMap]:
+        if self.field_whr is None or self.field_xyr is None:
+            return self.field_maps(math.inf, _HARDLY)
+        return self.field_maps(self.field_whr, self.field_xyr)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (True, True, False)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        scores, boxes, labels = bottoms
+        self.check(scores, boxes, labels)
+        for name, kind in (
+            ("neg_mining_type", NegMining),
+            ("neg_ranking_type", NegRanking),
+            ("bbox_loss_type", BoxLossType),
+        ):
+            known = [member.value for member in kind]
+            if getattr(self, name) not in known:
+                raise Refusal(
+                    f"unknown {name}",
+                    expected=", ".join(f'"{value}"' for value in known),
+                    got=f'"{getattr(self, name)}"',
+                    setting=name,
+                )
+        for name, wrong, expected in (
+            ("batch_size", self.batch_size < -1 or not self.batch_size, "above 0, or -1 for all"),
+            ("bg_multiple", self.bg_multiple < 0, "0 or more"),
+            ("min_num_neg", self.min_num_neg < 0, "0 or more"),
+        ):
+            if wrong:
+                raise Refusal(
+                    f"{name} does not fit",
+                    expected=f"{name}: {expected}",
+                    got=getattr(self, name),
+                    setting=name,
+                )
+        kept = KeptType("scores_slope", scores.shape), KeptType("boxes_slope", boxes.shape)
+        return Signature((BlobType((1, 1, 1, 2)),), kept=kept)
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (scores, boxes, labels) = call.xp, call.bottoms
+        classes, background = self.classes(xp, labels)
+        shares = softmax(xp, scores, 1, xp.empty_like(scores))
+        chosen = self._chosen(call, classes != 0, background, shares[:, 0])
+        apart = self.each(xp, boxes, lambda one, raw, rows: one.apart(xp, raw, labels[rows]))
+        found = learn(
+            xp,
+            shares,
+            classes,
+            chosen,
+            self._weights(xp, chosen, classes != 0, scores.dtype),
+            apart,
+            self.lambda_,
+            BoxLossType(self.bbox_loss_type) is BoxLossType.SMOOTH_L1,
+        )
+        call.kept[0][...], call.kept[1][...] = found.scores_slope, found.boxes_slope
+        return (found.top(xp),)
+
+    def _counts(self, objects: int, background: int) -> tuple[int, int]:
+        """Return how many of each are learnt in an image that has so many."""
+        if self.batch_size < 0:
+            return objects, min(max(objects * self.bg_multiple, self.min_num_neg), background)
+        most = min(int(self.batch_size / (1 + self.bg_multiple) + 0.5), objects)
+        return most, min(self.batch_size - most, background)
+
+    def _chosen(
+        self, call: ForwardCall, objects: Array, background: Array, nothing: Array
+    ) -> Array:
+        """Return what is learnt, (N G, H, W); `nothing` is the probability of the background."""
+        xp, mode = call.xp, NegMining(self.neg_mining_type)
+        n = len(objects) // len(self.field_h)
+        chosen = xp.zeros((n, objects.size // max(n, 1)), bool)
+        random = call.random()
+        cost = 1 - nothing
+        if NegRanking(self.neg_ranking_type) is NegRanking.CONF_LOSS:
+            cost = -xp.log(xp.maximum(nothing, FLT_MIN))
+        rows = zip(
+            *(each.reshape(chosen.shape) for each in (objects, background, cost)), strict=True
+        )
+        for image, (front, back, costs) in enumerate(rows):
+            (front,), (back,) = xp.nonzero(front), xp.nonzero(back)
+            counts = self._counts(len(front), len(back))
+            if len(front) > counts[0]:
+                front = front[xp.asarray(random.permutation(len(front))[: counts[0]])]
+            if len(back) > counts[1]:
+                hard = {
+                    NegMining.RANDOM: 0,
+                    NegMining.BOOTSTRAP: counts[1],
+                    NegMining.MIXTURE: (counts[1] + 1) // 2,
+                }[mode]
+                order = back[xp.argsort(costs[back], kind="stable")[::-1]]
+                others = random.permutation(len(back) - hard)[: counts[1] - hard]
+                back = xp.concatenate((order[:hard], order[hard:][xp.asarray(others)]))
+            chosen[image, front] = chosen[image, back] = True
+        return chosen.reshape(objects.shape)
+
+    def _weights(self, xp: ArrayNamespace, chosen: Array, objects: Array, dtype: object) -> Array:
+        """Return what each box weighs, (N G, H, W)."""
+        weights = xp.ones(chosen.shape, dtype)
+        if not self.pos_neg_weighted:
+            return weights
+        part, count = 1 / (1 + self.bg_multiple), int(chosen.sum())
+        n_objects = int((chosen & objects).sum())
+        front = part * count / n_objects if n_objects else 1.0
+        back = (1 - part) * count / (count - n_objects) if count > n_objects else 1.0
+        return xp.where(objects, weights * front, weights * back)
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        diff = call.top_diffs[0].reshape(-1)[0]
+        return Gradients((call.kept[0] * diff, call.kept[1] * diff, None))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the choice of the background has no ONNX form",
+            hint="export the maps: the bottoms of this layer",
+        )
+
+
+@layer("DetectionGroupAccuracy", "detection_group_accuracy_param")
+@dataclass(frozen=True)
+class DetectionGroupAccuracy(GroupJudge):
+    """How often the classes of maps of several boxes are right, and how well the boxes fit.
+
+    The first top is the share of boxes whose class has the best score (of equal ones the lowest
+    class does): of all with an object, or background of an overlap below `bg_threshold`, and of
+    those with an object alone. The second is the mean intersection over union of predicted and true
+    boxes at objects, with predictions kept in the limits of `field_whr` and `field_xyr`. -1 where
+    there is nothing to count.
+
+    Shapes: scores, boxes and labels as of DetectionGroupLoss -> tops (1, 1, 1, 2) and (1, 1, 1, 1).
+
+    ONNX: none, it measures what a net outputs; the deployed net ends with the maps.
+
+    Source: Z. Cai, N. Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection",
+    CVPR 2018, and its fork of Caffe.
+    """
+
+    field_whr: float = 2.0
+    field_xyr: float = 4.0
+
+    tops: ClassVar[Arity] = between(1, 2)
+
+    def fields(self) -> list[FieldMap]:
+        return self.field_maps(self.field_whr, self.field_xyr)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        scores, boxes, labels = bottoms
+        self.check(scores, boxes, labels)
+        return Signature((BlobType((1, 1, 1, 2)), BlobType((1, 1, 1, 1))))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (scores, boxes, labels) = call.xp, call.bottoms
+        classes, background = self.classes(xp, labels)
+        # The last pixel of a box ends where the next begins.
+        last = xp.asarray((0, 0, 1, 1), dtype=boxes.dtype)
+        true = labels_as_boxes(xp, labels) - last
+        found = self.each(xp, boxes, lambda one, raw, rows: one.boxes(xp, raw) - last)
+        fits = overlap(xp, found, true, pixels=True)
+        return judged(call, scores.argmax(axis=1) == classes, fits, classes != 0, background)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
+        return bottoms[0].count
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the comparison with labels has no ONNX form",
+            hint="export the maps: the bottoms of this layer",
+        )

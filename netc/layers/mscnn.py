@@ -108,6 +108,15 @@ class FieldMap:
         """Return width and height of the field, (2, 1, 1)."""
         return xp.asarray((self.width, self.height), dtype=like.dtype).reshape(2, 1, 1)
 
+    def apart(self, xp: ArrayNamespace, raw: Array, labels: Array) -> Array:
+        """Return predicted minus true boxes (N, 4, H, W), normalised."""
+        mean, std, low, high = self.constants(xp, raw)
+        sizes = self.sizes(xp, raw)
+        moved = (labels[:, 1:3] - self.centres(xp, raw)) / sizes
+        grown = xp.log(xp.maximum(labels[:, 3:5], LEAST_SIDE) / sizes)
+        wanted = (xp.concatenate((moved, grown), axis=1) - mean) / std
+        return xp.clip(raw, (low - mean) / std, (high - mean) / std) - wanted
+
     def boxes(self, xp: ArrayNamespace, raw: Array) -> Array:
         """Return predicted boxes (N, 4, H, W) as corners in pixels, (N, H, W, 4)."""
         mean, std, low, high = self.constants(xp, raw)
@@ -118,20 +127,121 @@ class FieldMap:
         return xp.concatenate((centre - half, centre + half), axis=1).transpose(0, 2, 3, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A loss of classes and of boxes, with the slopes of scores and boxes."""
+
+    classes: Array
+    boxes: Array
+    scores_slope: Array
+    boxes_slope: Array
+
+    def top(self, xp: ArrayNamespace) -> Array:
+        """Return the loss and what the boxes add to it, (1, 1, 1, 2)."""
+        return xp.stack((self.classes + self.boxes, self.boxes)).reshape(1, 1, 1, 2)
+
+
 @dataclass(frozen=True)
-class Judge(Layer):
-    """Base of the types that compare one map with its labels."""
+class FieldJudge(Layer):
+    """Base of the types that compare maps with labels for each of their positions."""
 
     cls_num: int = 0
+    bg_threshold: float = 0.5
+    objectness: bool = False
+    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
+
+    def check_classes(self) -> None:
+        """Refuse a number of classes that cannot be."""
+        if self.cls_num < 2 or (self.objectness and self.cls_num != 2):
+            raise Refusal(
+                "cls_num does not fit",
+                expected="2 with objectness: background and object"
+                if self.objectness
+                else "the number of classes, at least 2: the background is one",
+                got=f"cls_num {self.cls_num}",
+                setting="cls_num",
+            )
+
+    @staticmethod
+    def check_labels(labels: BlobType, maps: BlobType) -> None:
+        """Refuse what is not one label for each position of maps (N, ..., H, W)."""
+        n, _, *size = maps.shape
+        if labels.shape != (n, LABEL, *size):
+            raise Refusal(
+                "there is not one label for each position of the maps",
+                expected=f"labels of shape {BlobType((n, LABEL, *size))}",
+                got=f"labels of shape {labels}",
+                hint="a field of another map: bottoms in another order?",
+                setting="bottom",
+            )
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (*(False,) * (n_bottoms - 1), True)
+
+    def deployed(self) -> Layer | None:
+        return None
+
+    def classes(self, xp: ArrayNamespace, labels: Array) -> tuple[Array, Array]:
+        """Return the class at each position (N, H, W), and where it is background to learn."""
+        found = labels[:, 0].astype("int64")
+        if self.objectness:
+            found = xp.minimum(found, 1)
+        wrong = (found < 0) | (found >= self.cls_num)
+        if bool(wrong.any()):
+            raise Refusal(
+                "a label that there is not",
+                expected=f"classes of cls_num: 0..{self.cls_num - 1}",
+                got=f"{float(labels[:, 0][wrong][0]):g}",
+                setting="bottom",
+            )
+        return found, (found == 0) & (labels[:, LABEL - 1] < self.bg_threshold)
+
+
+def learn(
+    xp: ArrayNamespace,
+    shares: Array,
+    classes: Array,
+    counted: Array,
+    weights: Array,
+    apart: Array,
+    factor: float,
+    smooth: bool,
+) -> Learnt:
+    """Return the loss of the positions that are counted, bools (N, H, W).
+
+    With `shares` (N, K, H, W) the softmax of the scores, the mean of -w log share[class], and
+    `factor` times the mean of d^2 / 2 over the boxes `apart` (N, 4, H, W) of objects; with `smooth`
+    it is |d| - 1/2 where |d| > 1.
+    """
+    k = shares.shape[1]
+    objects = counted & (classes != 0)
+    n_counted, n_objects = int(counted.sum()), int(objects.sum())
+    wanted = xp.arange(k)[:, None, None] == classes[:, None]
+    right = xp.where(wanted, shares, 0).sum(axis=1)
+    costs = -xp.log(xp.maximum(right, FLT_MIN)) * weights
+    class_loss = xp.where(counted, costs, 0).sum() / max(n_counted, 1)
+    weights = xp.where(counted, weights, 0) / max(n_counted, 1)
+
+    apart = xp.where(objects[:, None], apart, 0)
+    costs = apart * apart / 2
+    if smooth:
+        costs = xp.where(abs(apart) < 1, costs, abs(apart) - 0.5)
+        apart = xp.clip(apart, -1, 1)
+    share = factor / max(BOX * n_objects, 1)
+    slope = (shares - wanted) * weights[:, None]
+    return Learnt(class_loss, costs.sum() * share, slope, apart * share)
+
+
+@dataclass(frozen=True)
+class Judge(FieldJudge):
+    """Base of the types that compare one map with its labels."""
+
     coord_num: int = 4
     field_h: int = 0
     field_w: int = 0
     downsample_rate: int = 0
     field_whr: float = 2.0
     field_xyr: float = 2.0
-    bg_threshold: float = 0.5
-    objectness: bool = False
-    bbox_reg_param: BBoxRegParam = field(default_factory=BBoxRegParam)
 
     bottoms: ClassVar[Arity] = exactly(2)
 
@@ -153,15 +263,7 @@ class Judge(Layer):
                 got=f"coord_num: {self.coord_num}",
                 setting="coord_num",
             )
-        if self.cls_num < 2 or (self.objectness and self.cls_num != 2):
-            raise Refusal(
-                "cls_num does not fit",
-                expected="2 with objectness: background and object"
-                if self.objectness
-                else "the number of classes, at least 2: the background is one",
-                got=f"cls_num {self.cls_num}",
-                setting="cls_num",
-            )
+        self.check_classes()
         check_maps(maps, "the maps, bottom 0,")
         if maps.shape[1] != self.cls_num + BOX or 0 in maps.shape[2:]:
             raise Refusal(
@@ -170,36 +272,7 @@ class Judge(Layer):
                 got=f"bottom 0 of shape {maps}",
                 setting="cls_num",
             )
-        n, _, *size = maps.shape
-        if labels.shape != (n, LABEL, *size):
-            raise Refusal(
-                "there is not one label for each position of the maps",
-                expected=f"labels of shape {BlobType((n, LABEL, *size))}",
-                got=f"labels of shape {labels}",
-                hint="a field of another map: bottoms in another order?",
-                setting="bottom",
-            )
-
-    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, True)
-
-    def deployed(self) -> Layer | None:
-        return None
-
-    def classes(self, xp: ArrayNamespace, labels: Array) -> tuple[Array, Array]:
-        """Return the class at each position (N, H, W), and where it is background to learn."""
-        found = labels[:, 0].astype("int64")
-        if self.objectness:
-            found = xp.minimum(found, 1)
-        wrong = (found < 0) | (found >= self.cls_num)
-        if bool(wrong.any()):
-            raise Refusal(
-                "a label that there is not",
-                expected=f"classes of cls_num: 0..{self.cls_num - 1}",
-                got=f"{float(labels[:, 0][wrong][0]):g}",
-                setting="bottom",
-            )
-        return found, (found == 0) & (labels[:, LABEL - 1] < self.bg_threshold)
+        self.check_labels(labels, maps)
 
 
 class SampleMode(enum.Enum):
@@ -278,27 +351,19 @@ class DetectionLoss(Judge, Loss):
         objects = classes != 0
         chosen = self._chosen(call, classes, background)
         weights = self._weights(xp, labels[:, LABEL - 1], objects, chosen)
-        counted = objects | chosen
-        n_counted, n_objects = int(counted.sum()), int(objects.sum())
-
+        found = learn(
+            xp,
+            softmax(xp, maps[:, :k], 1, xp.empty_like(maps[:, :k])),
+            classes,
+            objects | chosen,
+            weights,
+            self._map.apart(xp, maps[:, k:], labels),
+            self.lambda_,
+            self.bb_smooth,
+        )
         slope = call.kept[0]
-        shares = softmax(xp, maps[:, :k], 1, xp.empty_like(maps[:, :k]))
-        wanted = xp.arange(k)[:, None, None] == classes[:, None]
-        right = xp.where(wanted, shares, 0).sum(axis=1)
-        costs = -xp.log(xp.maximum(right, FLT_MIN)) * weights
-        class_loss = xp.where(counted, costs, 0).sum() / max(n_counted, 1)
-        weights = xp.where(counted, weights, 0) / max(n_counted, 1)
-        slope[:, :k] = (shares - wanted) * weights[:, None]
-
-        apart = xp.where(objects[:, None], self._apart(xp, maps[:, k:], labels), 0)
-        costs = apart * apart / 2
-        if self.bb_smooth:
-            costs = xp.where(abs(apart) < 1, costs, abs(apart) - 0.5)
-            apart = xp.clip(apart, -1, 1)
-        share = self.lambda_ / max(BOX * n_objects, 1)
-        box_loss = costs.sum() * share
-        slope[:, k:] = apart * share
-        return (xp.stack((class_loss + box_loss, box_loss)).reshape(1, 1, 1, 2),)
+        slope[:, :k], slope[:, k:] = found.scores_slope, found.boxes_slope
+        return (found.top(xp),)
 
     def _chosen(self, call: ForwardCall, classes: Array, background: Array) -> Array:
         """Return which of the background is learnt, (N, H, W)."""
@@ -340,15 +405,6 @@ class DetectionLoss(Judge, Loss):
             objects, weights * (part * count / of_objects), weights * ((1 - part) * count / rest)
         )
 
-    def _apart(self, xp: ArrayNamespace, raw: Array, labels: Array) -> Array:
-        """Return predicted minus true boxes (N, 4, H, W), normalised."""
-        mean, std, low, high = self._map.constants(xp, raw)
-        sizes = self._map.sizes(xp, raw)
-        moved = (labels[:, 1:3] - self._map.centres(xp, raw)) / sizes
-        grown = xp.log(xp.maximum(labels[:, 3:5], LEAST_SIDE) / sizes)
-        wanted = (xp.concatenate((moved, grown), axis=1) - mean) / std
-        return xp.clip(raw, (low - mean) / std, (high - mean) / std) - wanted
-
     def backward_reads(self) -> Reads:
         return Reads.NOTHING
 
@@ -362,6 +418,28 @@ class DetectionLoss(Judge, Loss):
             "the choice of the background has no ONNX form",
             hint="export the maps: the bottom of this layer",
         )
+
+
+def labels_as_boxes(xp: ArrayNamespace, labels: Array) -> Array:
+    """Return the true boxes of labels as corners in pixels, (N, H, W, 4)."""
+    centre, half = labels[:, 1:3], labels[:, 3:5] / 2
+    return xp.concatenate((centre - half, centre + half), axis=1).transpose(0, 2, 3, 1)
+
+
+def judged(
+    call: ForwardCall, hits: Array, fits: Array, objects: Array, background: Array
+) -> tuple[Array, ...]:
+    """Return the tops of an accuracy: means of hits and fits, -1 where there is nothing to count.
+
+    All are (N, H, W); the hits are of objects and background, then of objects alone.
+    """
+    xp = call.xp
+    values = [
+        values[where].mean() if bool(where.any()) else xp.asarray(-1.0)
+        for values, where in ((hits, objects | background), (hits, objects), (fits, objects))
+    ]
+    top = xp.stack(values).astype(fits.dtype)
+    return (top[:2].reshape(1, 1, 1, 2), top[2:].reshape(1, 1, 1, 1))[: max(len(call.out), 1)]
 
 
 @layer("DetectionAccuracy", "detection_accuracy_param")
@@ -408,15 +486,8 @@ class DetectionAccuracy(Judge):
         own = xp.where(index == classes[:, None], scores, 0).sum(axis=1, keepdims=True)
         better = (scores > own) | ((scores == own) & (index > classes[:, None]))
         hits = better.sum(axis=1) < self.top_k
-        centre, half = labels[:, 1:3], labels[:, 3:5] / 2
-        true = xp.concatenate((centre - half, centre + half), axis=1).transpose(0, 2, 3, 1)
-        fits = overlap(xp, self._map.boxes(xp, maps[:, k:]), true)
-        values = [
-            values[where].mean() if bool(where.any()) else xp.asarray(-1.0)
-            for values, where in ((hits, objects | background), (hits, objects), (fits, objects))
-        ]
-        top = xp.stack(values).astype(maps.dtype)
-        return (top[:2].reshape(1, 1, 1, 2), top[2:].reshape(1, 1, 1, 1))[: max(len(call.out), 1)]
+        fits = overlap(xp, self._map.boxes(xp, maps[:, k:]), labels_as_boxes(xp, labels))
+        return judged(call, hits, fits, objects, background)
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, False)

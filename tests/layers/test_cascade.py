@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 
 from netc.errors import NetcError
-from netc.layers.cascade import FrcnnOutput, HardMining, ScaleRoute
+from netc.layers.cascade import (
+    DetectionGroupAccuracy,
+    DetectionGroupLoss,
+    FrcnnOutput,
+    HardMining,
+    ScaleRoute,
+)
 from netc.layers.proposal import BBoxRegParam
 from netc.layers.types import BlobType, Refusal
-from tests.layers.test_mscnn import as_they_come, iou, moved
-from tests.support.audit import definition
+from tests.layers.test_mscnn import as_they_come, iou, limited, moved
+from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, forward, smooth
+from tests.support.legal import fields
 from tests.support.lowering import check_lowering
 
 # -- scales ----------------------------------------------------------------------------------------
@@ -215,9 +222,228 @@ def test_one_image_only() -> None:
         forward(OUTPUT, [smooth(3, 2), smooth(3, 8), regions, SIZE])
 
 
+# -- maps ------------------------------------------------------------------------------------------
+
+FIELDS = {"cls_num": 3, "field_h": (12, 20), "field_w": (8, 16), "stride": 8, "bg_threshold": 0.4}
+LOSS = DetectionGroupLoss(**FIELDS, batch_size=1000, bg_multiple=1, lambda_=0.5)
+SHARE = DetectionGroupAccuracy(**FIELDS)
+# Two images with two fields each.
+MAPS = [smooth(4, 3, 3, 4) * 2, smooth(4, 4, 3, 4, seed=5)]
+LABELS = fields((4, 6, 3, 4), np.random.default_rng(1))
+NOTHING = LABELS * np.array([0.0, 1, 1, 1, 1, 1])[:, None, None]
+MAP_SHAPES = tuple(BlobType(b.shape) for b in (*MAPS, LABELS))
+
+
+def wanted_box(layer, labels: np.ndarray, at) -> list[float]:
+    """What should be predicted, before it is normalised."""
+    n, h, w = at
+    x, y, wide, high = labels[n, 1:5, h, w]
+    field = layer.field_w[n % 2], layer.field_h[n % 2]
+    return [
+        (x - (w + 0.5) * layer.stride) / field[0],
+        (y - (h + 0.5) * layer.stride) / field[1],
+        math.log(max(wide, 2) / field[0]),
+        math.log(max(high, 2) / field[1]),
+    ]
+
+
+@definition("DetectionGroupLoss")
+def group_loss(layer: DetectionGroupLoss, maps, labels, chosen, limit_at) -> tuple[float, float]:
+    """The two values of the top, given which boxes are chosen."""
+    scores, boxes = maps
+    mean, std = layer.bbox_reg_param.values()
+    limits = (math.inf,) * 4
+    if layer.field_xyr and layer.field_whr:
+        limits = (1 / layer.field_xyr,) * 2 + (math.log(layer.field_whr),) * 2
+    label_of = {at: int(labels[at[0], 0, at[1], at[2]]) for at in chosen}
+    weights = dict.fromkeys(chosen, 1.0)
+    if layer.pos_neg_weighted:
+        part, total = 1 / (1 + layer.bg_multiple), len(chosen)
+        for objects, share in ((True, part), (False, 1 - part)):
+            own = [at for at in chosen if bool(label_of[at]) is objects]
+            weights |= {at: share * total / len(own) for at in own}
+    costs, distances = [], []
+    for (n, h, w), label in label_of.items():
+        row, label = scores[n, :, h, w], min(label, 1) if layer.objectness else label
+        costs.append(weights[n, h, w] * (math.log(np.exp(row).sum()) - row[label]))
+        if not label:
+            continue
+        for c, truth in enumerate(wanted_box(layer, labels, (n, h, w))):
+            base = limit_at[n, c, h, w]
+            kept = (limited(base * std[c] + mean[c], limits[c]) - mean[c]) / std[c]
+            d = kept + boxes[n, c, h, w] - base - (truth - mean[c]) / std[c]
+            far = layer.bbox_loss_type == "Smooth_L1" and abs(d) > 1
+            distances.append(abs(d) - 0.5 if far else d * d / 2)
+    box = layer.lambda_ * sum(distances) / max(len(distances), 1)
+    return sum(costs) / max(len(costs), 1) + box, box
+
+
+def effective(run) -> list[tuple[int, ...]]:
+    """The boxes that were learnt."""
+    return [tuple(map(int, at)) for at in np.argwhere(run.kept[0][:, 0] != 0)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bbox_loss_type": "Euclidean_L2", "bbox_reg_param": REG},
+        {"field_whr": 2.0, "field_xyr": 2.0, "bbox_reg_param": REG},
+        {"field_whr": 2.0},
+        {"pos_neg_weighted": True},
+        {"pos_neg_weighted": True, "batch_size": 6, "bg_multiple": 2},
+        {"batch_size": -1, "neg_mining_type": "mixture", "min_num_neg": 1},
+    ],
+)
+@pytest.mark.parametrize("labels", [LABELS, NOTHING])
+def test_the_loss_and_its_gradient(settings, labels: np.ndarray) -> None:
+    layer = replace(LOSS, **settings)
+    run = check_layer(layer, [*MAPS, labels], gradient=False)
+    chosen = effective(run)
+    found = group_loss(layer, MAPS, labels, chosen, MAPS[1])
+    np.testing.assert_allclose(run.tops[0].reshape(2), found, rtol=1e-9)
+    gradients = run.backward([np.array([3.0, 99.0]).reshape(1, 1, 1, 2)]).bottoms
+    for index, maps in enumerate(MAPS):
+        for at in list(np.ndindex(*maps.shape))[::3]:
+            ends = []
+            for step in (1e-6, -1e-6):
+                moved_maps = [m.copy() for m in MAPS]
+                moved_maps[index][at] += step
+                ends.append(group_loss(layer, moved_maps, labels, chosen, MAPS[1])[0])
+            slope = 3 * (ends[0] - ends[1]) / 2e-6
+            assert gradients[index][at] == pytest.approx(slope, abs=1e-7)
+    assert gradients[2] is None
+    note("gradient", "DetectionGroupLoss")
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"batch_size": 1000}, lambda p, b: (p, b)),
+        ({"batch_size": 6, "bg_multiple": 2}, lambda p, b: (min(2, p), 6 - min(2, p))),
+        ({"batch_size": 5}, lambda p, b: (3, 2)),
+        ({"batch_size": -1, "bg_multiple": 0, "min_num_neg": 3}, lambda p, b: (p, 3)),
+        ({"batch_size": -1, "bg_multiple": 1}, lambda p, b: (p, min(p, b))),
+    ],
+)
+def test_how_many_are_learnt(settings, count) -> None:
+    run = forward(replace(LOSS, **settings), [*MAPS, LABELS])
+    chosen = effective(run)
+    for image in (0, 1):
+        own = LABELS[2 * image : 2 * image + 2]
+        objects = int((own[:, 0] != 0).sum())
+        background = int(((own[:, 0] == 0) & (own[:, 5] < LOSS.bg_threshold)).sum())
+        found = [LABELS[n, 0, h, w] != 0 for n, h, w in chosen if n // 2 == image]
+        assert (sum(found), len(found) - sum(found)) == count(objects, background)
+
+
+@pytest.mark.parametrize("ranking", ["conf_loss", "conf_prob"])
+@pytest.mark.parametrize("mining", ["bootstrap", "mixture"])
+def test_the_hardest_background_is_learnt(mining: str, ranking: str) -> None:
+    layer = replace(LOSS, batch_size=6, neg_mining_type=mining, neg_ranking_type=ranking)
+    chosen = effective(forward(layer, [*MAPS, LABELS]))
+    shares = np.exp(MAPS[0]) / np.exp(MAPS[0]).sum(axis=1, keepdims=True)
+    for image in (0, 1):
+        back = [
+            at for at in np.ndindex(4, 3, 4)
+            if at[0] // 2 == image and not LABELS[at[0], 0, at[1], at[2]]
+            and LABELS[at[0], 5, at[1], at[2]] < layer.bg_threshold
+        ]  # fmt: skip
+        own = [at for at in chosen if at in back]
+        back.sort(key=lambda at: shares[at[0], 0, at[1], at[2]])
+        assert len(own) == 3 < len(back)
+        assert set(own) >= set(back[: 3 if mining == "bootstrap" else 2])
+
+
+def test_other_background_in_each_pass() -> None:
+    runs = [forward(replace(LOSS, batch_size=8), [*MAPS, LABELS], seed=seed) for seed in (1, 2)]
+    assert effective(runs[0]) != effective(runs[1])
+
+
+@definition("DetectionGroupAccuracy")
+def group_shares(layer: DetectionGroupAccuracy, maps, labels) -> list[float]:
+    """The three values of the tops."""
+    scores, boxes = maps
+    mean, std = layer.bbox_reg_param.values()
+    limits = (1 / layer.field_xyr,) * 2 + (math.log(layer.field_whr),) * 2
+    right, objects, fits = [], [], []
+    for n, h, w in np.ndindex(len(scores), *scores.shape[2:]):
+        label = int(labels[n, 0, h, w])
+        label = min(label, 1) if layer.objectness else label
+        if not label and labels[n, 5, h, w] >= layer.bg_threshold:
+            continue
+        hit = max(range(layer.cls_num), key=lambda c: (scores[n, c, h, w], -c)) == label
+        right.append(hit)
+        if not label:
+            continue
+        objects.append(hit)
+        x, y, dw, dh = (
+            limited(v * std[c] + mean[c], limits[c]) for c, v in enumerate(boxes[n, :, h, w])
+        )
+        fw, fh = layer.field_w[n % 2], layer.field_h[n % 2]
+        wide, high = fw * math.exp(dw), fh * math.exp(dh)
+        x, y = x * fw + (w + 0.5) * layer.stride, y * fh + (h + 0.5) * layer.stride
+        gx, gy, gw, gh = labels[n, 1:5, h, w]
+        common = 1.0
+        for a, s, b, t in ((x, wide, gx, gw), (y, high, gy, gh)):
+            shared = min(a + s / 2, b + t / 2) - max(a - s / 2, b - t / 2)
+            common *= shared if shared >= 1 else 0
+        fits.append(common / (wide * high + gw * gh - common))
+    return [float(np.mean(values)) if values else -1.0 for values in (right, objects, fits)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"bbox_reg_param": REG, "field_whr": 8.0, "field_xyr": 1.0}]
+)
+@pytest.mark.parametrize("labels", [LABELS, NOTHING, np.ones_like(LABELS) * NOTHING.max()])
+def test_the_accuracy(settings, labels: np.ndarray) -> None:
+    layer = replace(SHARE, **settings)
+    labels = labels * np.array([labels[0, 0].max() < 3, 1, 1, 1, 1, 1])[:, None, None]
+    maps = [np.round(MAPS[0]), MAPS[1]]  # some scores are equal
+    tops = check_layer(layer, [*maps, labels], gradient=False).tops
+    found = np.concatenate([top.ravel() for top in tops])
+    np.testing.assert_allclose(found, group_shares(layer, maps, labels), rtol=1e-9)
+    assert len(forward(replace(layer), [*maps, labels]).tops) == 2
+
+
+def test_objectness_makes_one_class_of_all() -> None:
+    labels = LABELS.copy()
+    labels[:, 0] *= 2
+    for layer in (LOSS, SHARE):
+        two = replace(layer, cls_num=2, objectness=True)
+        scores = MAPS[0][:, :2]
+        tops = forward(two, [scores, MAPS[1], labels]).tops
+        labels_of_one = labels.copy()
+        labels_of_one[:, 0] = labels[:, 0] > 0
+        again = forward(replace(two, objectness=False), [scores, MAPS[1], labels_of_one]).tops
+        for top, other in zip(tops, again, strict=True):
+            np.testing.assert_array_equal(top, other)
+
+
+@pytest.mark.parametrize("layer", [LOSS, SHARE])
+def test_maps_have_no_onnx_form(layer) -> None:
+    with pytest.raises(NetcError, match="has no ONNX form"):
+        check_lowering(layer, [*MAPS, LABELS])
+    assert layer.deployed() is None
+
+
 @pytest.mark.parametrize(
     ("layer", "shapes", "setting"),
     [
+        (replace(LOSS, cls_num=1), MAP_SHAPES, "cls_num"),
+        (replace(LOSS, objectness=True), MAP_SHAPES, "cls_num"),
+        (replace(LOSS, field_h=()), MAP_SHAPES, "field_h"),
+        (replace(LOSS, field_w=(8,)), MAP_SHAPES, "field_h"),
+        (replace(LOSS, field_w=(8, 0)), MAP_SHAPES, "field_w"),
+        (replace(LOSS, stride=0), MAP_SHAPES, "stride"),
+        (replace(LOSS, field_whr=0.5, field_xyr=1.0), MAP_SHAPES, "field_whr"),
+        (replace(LOSS, neg_mining_type="all"), MAP_SHAPES, "neg_mining_type"),
+        (replace(LOSS, neg_ranking_type="loss"), MAP_SHAPES, "neg_ranking_type"),
+        (replace(LOSS, bbox_loss_type="L1"), MAP_SHAPES, "bbox_loss_type"),
+        (replace(LOSS, batch_size=0), MAP_SHAPES, "batch_size"),
+        (SHARE, (BlobType((3, 3, 3, 4)), *MAP_SHAPES[1:]), "cls_num"),
+        (SHARE, (MAP_SHAPES[0], BlobType((4, 8, 3, 4)), MAP_SHAPES[2]), "bottom"),
+        (SHARE, (*MAP_SHAPES[:2], BlobType((4, 5, 3, 4))), "bottom"),
         (ScaleRoute(), ((3, 4),), "bottom"),
         (ScaleRoute(), ((3, 5), (4, 2)), "bottom"),
         (ScaleRoute(low_scale=0.0), ((3, 5),), "low_scale"),
@@ -238,6 +464,6 @@ def test_one_image_only() -> None:
 )
 def test_refused(layer, shapes, setting: str) -> None:
     with pytest.raises(Refusal) as caught:
-        layer.infer(*map(BlobType, shapes))
+        layer.infer(*(s if isinstance(s, BlobType) else BlobType(s) for s in shapes))
     assert caught.value.setting == setting
     assert caught.value.expected and caught.value.got

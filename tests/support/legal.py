@@ -159,6 +159,12 @@ _RECURRENT = (
     ),
 )
 
+_GROUPS: tuple[tuple[str, ...], dict[str, Any]] = (
+    ("4 3 2 3", "4 4 2 3", "4 6 2 3"),
+    {"cls_num": 3, "field_h": (12, 20), "field_w": (8, 16), "stride": 8},
+)
+_GROUPED = ("cls_num", "field_h", "field_w")
+
 # Types that take one bottom of any shape, with the defaults of their settings, need no line.
 LEGAL: dict[str, tuple[Suits, ...]] = {
     "Accuracy": (Suits(("N 3 H", "N 1 H"), {}, {1: below(3)}, tops=(1, 2)),),
@@ -247,6 +253,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(
             ("1 1 R 7", "1 1 G 8"), {"num_classes": 3}, {0: detections, 1: objects},
             ("num_classes", "background_label_id", "name_size_file"),
+        ),
+    ),
+    "DetectionGroupAccuracy": (Suits(*_GROUPS, {2: fields}, _GROUPED, (1, 2)),),
+    "DetectionGroupLoss": (
+        Suits(
+            *_GROUPS, {2: fields},
+            (*_GROUPED, "neg_mining_type", "neg_ranking_type", "bbox_loss_type"),
         ),
     ),
     "DetectionLoss": (
