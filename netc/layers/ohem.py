@@ -98,8 +98,10 @@ class SmoothL1Loss(Loss):
     (N, ...), and in Fast R-CNN the weights w_in and w_out (w_in alone in its first version and in
     SSD's fork), all alike but for trailing axes of size 1 -> loss (). Divided by the first axis of
     x; not at all with `normalization: NONE`, as in IntelCaffe, where every other normalization
-    means the first axis too. Gradients reach x and t. With a second top, or `pre_fixed_normalizer`,
-    the layer is SmoothL1LossOHEM, as in R-FCN's first fork.
+    means the first axis too. Gradients reach x and t. With both weights a second top, of Cascade
+    R-CNN's fork, has the sums over C of (N, C, H, W), what each region costs: (N, 1, H, W). With
+    fewer bottoms and a second top, or `pre_fixed_normalizer`, the layer is SmoothL1LossOHEM, as in
+    R-FCN's first fork.
 
     Source: R. Girshick, "Fast R-CNN", 2015, and its fork of Caffe; SSD uses two bottoms.
     """
@@ -107,13 +109,15 @@ class SmoothL1Loss(Loss):
     sigma: float = 1.0
     normalization: Divisor | None = None
     pre_fixed_normalizer: float | None = None
+    bottom: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = between(2, 4)
     tops: ClassVar[Arity] = between(1, 2)
 
     def resolve(self, host: CodeHost | None) -> Layer:
-        if len(self.top) < 2 and self.pre_fixed_normalizer is None:
+        has_both_weights = len(self.bottom) == 4
+        if self.pre_fixed_normalizer is None and (len(self.top) < 2 or has_both_weights):
             return self
         if self.sigma != 1:
             raise Refusal(
@@ -144,7 +148,10 @@ class SmoothL1Loss(Loss):
         names = ("targets", "inside weights", "outside weights")
         check_alike(bottoms[0], bottoms[1:], names)
         check_items(bottoms[0], bottoms[1])
-        return Signature((SCALAR,))
+        if len(self.top) < 2:
+            return Signature((SCALAR,))
+        n, _, h, w = four_axes(bottoms[0])
+        return Signature((SCALAR, BlobType((n, 1, h, w))))
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (True, True, False, False)[:n_bottoms]
@@ -163,7 +170,10 @@ class SmoothL1Loss(Loss):
         costs = smooth_l1(xp, self._difference(bottoms), self.sigma)
         if len(bottoms) == 4:
             costs = costs * bottoms[3].reshape(costs.shape)
-        return (costs.sum() / self._divisor(costs.shape),)
+        loss = costs.sum() / self._divisor(costs.shape)
+        if len(self.top) < 2:
+            return (loss,)
+        return loss, costs.reshape(four_axes(BlobType(costs.shape))).sum(axis=1, keepdims=True)
 
     def backward_reads(self) -> Reads:
         return Reads.BOTTOM
@@ -171,7 +181,10 @@ class SmoothL1Loss(Loss):
     def backward(self, call: BackwardCall) -> Gradients:
         bottoms = call.bottoms
         dx = smooth_l1_slope(call.xp, self._difference(bottoms), self.sigma)
-        dx = dx * (call.top_diffs[0] / self._divisor(dx.shape))
+        weight = call.top_diffs[0] / self._divisor(dx.shape)
+        if len(call.top_diffs) > 1:
+            weight = weight + call.top_diffs[1]
+        dx = (dx.reshape(four_axes(BlobType(dx.shape))) * weight).reshape(dx.shape)
         for weights in bottoms[2:]:
             dx *= weights.reshape(dx.shape)
         dt = -dx.reshape(bottoms[1].shape) if call.wants_bottoms[1] else None
@@ -189,10 +202,14 @@ class SmoothL1Loss(Loss):
         if len(weights) > 1:
             costs = g.op("Mul", costs, weights[1])
         if self.normalization is Divisor.NONE:
-            return (g.op("ReduceSum", costs, keepdims=0),)
-        per_item = BlobType(x.shape).span(1)
-        mean = g.op("ReduceMean", costs, keepdims=0)
-        return (g.op("Mul", mean, g.constant(float(per_item))),)
+            loss = g.op("ReduceSum", costs, keepdims=0)
+        else:
+            mean = g.op("ReduceMean", costs, keepdims=0)
+            loss = g.op("Mul", mean, g.constant(float(BlobType(x.shape).span(1))))
+        if len(self.top) < 2:
+            return (loss,)
+        costs = g.reshape(costs, four_axes(BlobType(x.shape)))
+        return loss, g.op("ReduceSum", costs, g.constant([1], "int64"), keepdims=1)
 
 
 @dataclass(frozen=True)

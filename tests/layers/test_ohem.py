@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,22 @@ def test_smooth_l1_rules_agree(sigma: float, mode: Divisor | None) -> None:
     for n_weights in (1, 2):
         check_layer(layer, [x, t, *weights[:n_weights]])
         check_lowering(layer, [x, t, *weights[:n_weights]])
+
+
+@pytest.mark.parametrize("axes", [2, 4])
+def test_what_each_region_costs_with_both_weights(axes: int) -> None:
+    shape = (4, 3, 2, 2)[:axes]
+    layer = SmoothL1Loss(sigma=2, bottom=tuple("abcd"), top=("loss", "each"))
+    assert layer.resolve(None) is layer
+    assert replace(layer, bottom=tuple("abc"), sigma=1).resolve(None) != layer
+    bottoms = [3 * distinct(*shape), *(smooth(*shape, seed=s) for s in (1, 2, 3))]
+    run = check_layer(layer, bottoms)
+    x, t, inside, outside = bottoms
+    each = outside * np.vectorize(lambda d: cost(d, 2))(inside * (x - t))
+    each = each.reshape((*shape, 1, 1)[:4]).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(run.tops[1], each)
+    assert run.tops[0] == pytest.approx(each.sum() / 4)
+    check_lowering(layer, bottoms)
 
 
 def test_trailing_axes_of_size_one_do_not_matter() -> None:
