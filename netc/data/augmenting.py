@@ -17,9 +17,6 @@ from netc.layers.annotated import OBJECT, BatchSampler
 from netc.layers.transform import EFFECTS, ImageTransform, ResizeMode, ResizeParam
 from netc.layers.types import BlobType, Phase, Refusal
 
-# A number in 0..1 has as many steps as a float64 tells apart there.
-_STEPS = 1 << 53
-
 # Rows as AnnotatedData has them: image, class, instance, corners in fractions, difficult.
 Objects = NDArray[np.float64]
 
@@ -57,7 +54,7 @@ class Augmenter:
     def _numbers(self, purpose: str, position: int, count: int) -> NDArray[np.float64]:
         """Return numbers in 0..1 for an item."""
         items = position * count + np.arange(count)
-        return self._random.below(_STEPS, purpose, items) / _STEPS
+        return self._random.share(purpose, items)
 
     def changed(
         self, stored: NDArray[Any], objects: Objects, position: int, resizing: float = 0.0

@@ -21,7 +21,7 @@ from netc.data.datums import DatumSource
 from netc.data.heatmap import HeatmapSource
 from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
-from netc.data.mscnn import GroundTruthSource
+from netc.data.objects import DetectionSource, EvalSource, ImageGtSource
 from netc.data.pair_list import LabelmapSource, PairSource, WindowPairSource
 from netc.data.pose import PoseSource
 from netc.data.rows import RowSource
@@ -35,8 +35,8 @@ from netc.layers.annotated import AnnotatedData, LaneData
 from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
+from netc.layers.fielddata import DetectionData, EvalData, ImageGtData
 from netc.layers.heatmap import DataHeatmap
-from netc.layers.mscnn import ImageGtData
 from netc.layers.pose import CPMData
 from netc.layers.python import PythonData
 from netc.layers.segdata import (
@@ -67,7 +67,9 @@ _SOURCES: dict[type[Layer], Any] = {
     DataHeatmap: HeatmapSource,
     CPMData: PoseSource,
     VideoData: VideoSource,
-    ImageGtData: GroundTruthSource,
+    ImageGtData: ImageGtSource,
+    DetectionData: DetectionSource,
+    EvalData: EvalSource,
     BlobFile: BlobSource,
     SizeFile: SizeSource,
     PythonData: CodeSource,

@@ -231,10 +231,7 @@ class PairSource(FileListSource):
         if param.mirror or getattr(layer, "mirror", False):
             mirrored = draws.below(2, "mirror", items) == 1
         random = layer.always_random or self._opening.phase is Phase.TRAIN
-        # 53 bits are a float64 below 1.
-        shares = [
-            draws.below(1 << 53, f"crop {name}", items) / float(1 << 53) for name in ("top", "left")
-        ]
+        shares = [draws.share(f"crop {name}", items) for name in ("top", "left")]
         return [
             _Geometry(
                 float(chosen[i]),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# A number in 0..1 has as many steps as a float64 tells apart there.
+_STEPS = 1 << 53
+
 
 @dataclass(frozen=True, slots=True)
 class Draws:
@@ -23,6 +26,10 @@ class Draws:
     def below(self, limit: ArrayLike, purpose: str, items: ArrayLike) -> NDArray[np.int64]:
         """Return an integer in 0..limit-1 for each of `items`; equal arguments, equal numbers."""
         return (self._bits(purpose, items) % np.asarray(limit, np.uint64)).astype(np.int64)
+
+    def share(self, purpose: str, items: ArrayLike) -> NDArray[np.float64]:
+        """Return a number of 0 <= x < 1 for each of `items`."""
+        return self.below(_STEPS, purpose, items) / _STEPS
 
     def order(self, count: int, purpose: str, index: int) -> NDArray[np.int64]:
         """Return a permutation of 0..count-1, another one for each `index`."""

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.data.images import decode, resize
-from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
+from netc.data.images import resize
+from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
 from netc.data.transform import read_mean
+from netc.data.window_lines import Lines, c_round, load_image
 from netc.data.workers import workers
-from netc.errors import NetcError, Span, fail
+from netc.errors import Span, fail
 from netc.layers.types import BlobType, Refusal
 from netc.layers.windowdata import CropMode, WindowData
 
-# Class, overlap, x1, y1, x2, y2.
-_VALUES = 6
+_VALUES = "class overlap x1 y1 x2 y2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +58,13 @@ def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> Window
     """
     try:
         with open(file, "rb") as stream:
-            reader = _Lines(file, stream)
+            reader = Lines(file, stream)
             images, lines, found = [], [], []
-            while (header := reader.take("# and a number, or the end", end=True)) is not None:
-                reader.check(header.startswith(b"#"), "# and a number", header)
-                path = reader.take("the path of an image")
-                lines.append(reader.number)
-                images.append(os.fsdecode(path or b""))
-                channels = reader.integer("channels")
-                reader.check(channels == 3, "3 channels: images are decoded in colour", channels)
-                for name in ("height", "width"):
-                    reader.integer(name)
+            while (header := reader.header()) is not None:
+                lines.append(reader.image_line)
+                images.append(header[0])
                 count = reader.integer("the number of windows")
-                block = reader.block(count)
+                block = reader.block(count, _VALUES)
                 number = np.full((count, 1), len(images) - 1)
                 found.append(np.hstack([number, block]))
     except OSError as error:
@@ -105,67 +95,6 @@ def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> Window
     return WindowFile(file, tuple(images), tuple(lines), *kinds)
 
 
-class _Lines:
-    """The lines of a window file, counted. Empty ones do not matter."""
-
-    def __init__(self, file: Path, stream: Iterator[bytes]) -> None:
-        self._file = file
-        self._stream = stream
-        self.number = 0
-
-    def check(self, good: bool, expected: str, got: object) -> None:
-        """Raise NetcError at this line unless it is good."""
-        if not good:
-            shown = got.decode("utf-8", "replace") if isinstance(got, bytes) else got
-            raise fail(
-                "the window file is damaged",
-                span=Span(str(self._file), self.number, 1),
-                expected=expected,
-                got=shown if shown != "" else "the end of the file",
-            )
-
-    def take(self, expected: str, *, end: bool = False) -> bytes | None:
-        """Return the next line; None at the end of the file, where it may end."""
-        for line in self._stream:
-            self.number += 1
-            if stripped := line.strip():
-                return stripped
-        self.check(end, expected, "")
-        return None
-
-    def integer(self, what: str) -> int:
-        """Return the next line as a number."""
-        line = self.take(what) or b""
-        self.check(line.isdigit(), what, line)
-        return int(line)
-
-    def block(self, count: int) -> NDArray[np.float64]:
-        """Return the next lines, a window each."""
-        lines = list(islice(self._stream, count))
-        words = b" ".join(lines).split()
-        try:
-            values = np.array(words, dtype="S").astype(np.float64) if words else np.empty(0)
-        except ValueError:
-            values = np.empty(0)
-        good = len(lines) == count and len(values) == count * _VALUES
-        if not good:
-            # Say which line it is.
-            for line in lines:
-                self.number += 1
-                self.check(_is_window(line), "class overlap x1 y1 x2 y2", line.strip())
-            self.check(False, f"{count} windows", f"{len(lines)} lines more in the file")
-        self.number += count
-        return values.reshape(count, _VALUES)
-
-
-def _is_window(line: bytes) -> bool:
-    words = line.split()
-    try:
-        return len(words) == _VALUES and all(math.isfinite(float(word)) for word in words)
-    except ValueError:
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a window's pixels come from and go to: the box taken, its size in the crop, its place.
@@ -178,11 +107,6 @@ class Placement:
     width: int
     top: int
     left: int
-
-
-def _round(x: np.float32) -> int:
-    """Return x as the `round` of C does: halves away from zero."""
-    return int(math.copysign(math.floor(abs(float(x)) + 0.5), float(x)))
 
 
 def place(
@@ -206,14 +130,14 @@ def place(
     center_x, center_y = f(x1) + half_w, f(y1) + half_h
     if square:
         half_h = half_w = max(half_h, half_w)
-    x1, x2 = _round(center_x - half_w * scale), _round(center_x + half_w * scale)
-    y1, y2 = _round(center_y - half_h * scale), _round(center_y + half_h * scale)
+    x1, x2 = c_round(center_x - half_w * scale), c_round(center_x + half_w * scale)
+    y1, y2 = c_round(center_y - half_h * scale), c_round(center_y + half_h * scale)
     scale_x, scale_y = f(size) / f(x2 - x1 + 1), f(size) / f(y2 - y1 + 1)
     pads = max(0, -x1), max(0, -y1), max(0, x2 - image[1] + 1), max(0, y2 - image[0] + 1)
     x1, y1, x2, y2 = x1 + pads[0], y1 + pads[1], x2 - pads[2], y2 - pads[3]
-    width, height = _round(f(x2 - x1 + 1) * scale_x), _round(f(y2 - y1 + 1) * scale_y)
-    top = _round(f(pads[1]) * scale_y)
-    left = _round(f(pads[2] if mirrored else pads[0]) * scale_x)
+    width, height = c_round(f(x2 - x1 + 1) * scale_x), c_round(f(y2 - y1 + 1) * scale_y)
+    top = c_round(f(pads[1]) * scale_y)
+    left = c_round(f(pads[2] if mirrored else pads[0]) * scale_x)
     # Rounding may have made the parts longer than the whole.
     return Placement((x1, y1, x2, y2), min(height, size - top), min(width, size - left), top, left)
 
@@ -348,23 +272,5 @@ class WindowSource:
 
     def _image(self, number: int) -> NDArray[np.uint8]:
         """Return an image of the file as (3, H, W)."""
-        name = self._layer.root_folder + self._windows.images[number]
-        span = self._span(number)
-        try:
-            file = locate(name, self._opening.span if self._layer.root_folder else span, "image")
-        except NetcError as error:
-            raise NetcError(*(replace(p, span=span) for p in error.problems)) from error
-        try:
-            image = decode(file.read_bytes(), True)
-        except OSError as error:
-            raise fail(
-                "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"
-            ) from error
-        if image is None:
-            raise fail(
-                "the image cannot be decoded",
-                span=span,
-                expected="JPEG, PNG or another format that OpenCV reads",
-                got=f"'{file}'",
-            )
-        return image
+        name = self._windows.images[number]
+        return load_image(self._layer.root_folder, name, self._opening.span, self._span(number))

@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.boxes import overlap, suppress
-from netc.layers.data import Reader
 from netc.layers.losses import FLT_MIN, Loss
 from netc.layers.proposal import ANY_SCORE, NO_SCORE, BBoxRegParam, check_fraction, check_rows
 from netc.layers.registry import layer
 from netc.layers.roi import REGION, check_maps, check_regions
 from netc.layers.softmax import softmax
-from netc.layers.transform import TransformParam
 from netc.layers.types import (
     Arity,
     Array,
@@ -1130,100 +1128,3 @@ class BboxAccuracy(Layer):
 
     def deployed(self) -> Layer | None:
         return None
-
-
-@layer("ImageGtData", "image_gt_data_param")
-@dataclass(frozen=True)
-class ImageGtData(Reader):
-    """Images with labels for the maps of MS-CNN, from a list of images with their objects.
-
-    Shapes: tops (N, 3, H, W), for each `downsample_rate` s labels (N, 6, H / s, W / s), rounded
-    down, and with `output_gt_boxes` objects (G, 7): image, x1, y1, x2, y2, class, ignored. H and W
-    are `crop_height` and `crop_width`, without them `resize_height` and `resize_width`. A fork that
-    has not yet read an image shows one object, and so does netc.
-
-    The layer can be looked at, but not run: netc does not cut images around objects as the fork
-    does. Nets with it can be checked, summarised and drawn, and trained once another layer, such as
-    HDF5Data, gives images and labels of these shapes.
-
-    Source: the fork of Caffe of MS-CNN.
-    """
-
-    transform_param: TransformParam = field(default_factory=TransformParam)
-    scale: float = 1.0
-    mean_file: str = ""
-    mirror: bool = False
-    downsample_rate: tuple[int, ...] = ()
-    coord_num: int = 4
-    field_h: tuple[int, ...] = ()
-    field_w: tuple[int, ...] = ()
-    fg_threshold: float = 0.5
-    resize_width: int = 0
-    resize_height: int = 0
-    crop_width: int = 0
-    crop_height: int = 0
-    do_multiple_scale: bool = False
-    min_scale: int = 0
-    max_scale: int = 0
-    min_whaspect: float = 0.0
-    max_whaspect: float = 0.0
-    min_gt_width: float = 0.0
-    min_gt_height: float = 0.0
-    shuffle: bool = False
-    output_gt_boxes: bool = False
-    fg_img_multiple: int = 1
-    cache_images: bool = False
-    root_folder: str = ""
-
-    tops: ClassVar[Arity] = at_least(2)
-    message: ClassVar[str] = "image_gt_data_param"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images of a batch; 0 where only the data tells."""
-        return self.crop_height or self.resize_height, self.crop_width or self.resize_width
-
-    def check(self) -> None:
-        super().check()
-        self.transform_param.check()
-        if self.coord_num != BOX:
-            raise Refusal(
-                "coord_num has one value only",
-                expected="coord_num: 4",
-                got=f"coord_num: {self.coord_num}",
-                setting="coord_num",
-            )
-        count = len(self.downsample_rate)
-        if not count or min(self.downsample_rate) < 1:
-            raise Refusal(
-                "downsample_rate does not fit",
-                expected="a number above 0 for each map",
-                got=" ".join(map(str, self.downsample_rate)) or "none",
-                setting="downsample_rate",
-            )
-        for name, values in (("field_h", self.field_h), ("field_w", self.field_w)):
-            if len(values) != count:
-                raise Refusal(
-                    f"there is not one {name} for each map",
-                    expected=f"{count}: as many as downsample_rate",
-                    got=f"{len(values)}",
-                    setting=name,
-                )
-        if len(self.top) != 1 + count + self.output_gt_boxes:
-            raise Refusal(
-                "there is not one top for each map",
-                expected=f"{1 + count + self.output_gt_boxes} tops: images, {count} of labels"
-                + (", objects" if self.output_gt_boxes else ""),
-                got=f"{len(self.top)}",
-                setting="top",
-            )
-
-    def infer(self, *bottoms: BlobType) -> Signature:
-        self.check()
-        channels, height, width = bottoms[0].shape
-        n = self.batch_size
-        tops = [BlobType((n, channels, height, width))]
-        tops += [BlobType((n, LABEL, height // s, width // s)) for s in self.downsample_rate]
-        if self.output_gt_boxes:
-            tops.append(BlobType((1, OBJECT, 1, 1)))
-        return Signature(tuple(tops))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from netc.data import DataAbsent, probe
 from netc.errors import NetcError
 from netc.layers.mscnn import (
     BboxAccuracy,
@@ -19,7 +17,6 @@ from netc.layers.mscnn import (
     DecodeBBox,
     DetectionAccuracy,
     DetectionLoss,
-    ImageGtData,
 )
 from netc.layers.proposal import BBoxRegParam
 from netc.layers.types import BlobType, ForwardCall, Phase, Refusal
@@ -605,50 +602,6 @@ TWO = BlobType((2, 7, 4, 5)), BlobType((2, 7, 2, 3))
 def test_regions_that_do_not_fit_are_refused(layer, shapes, setting: str) -> None:
     with pytest.raises(Refusal) as caught:
         layer.infer(*shapes)
-    assert caught.value.setting == setting
-
-
-# -- its data --------------------------------------------------------------------------------------
-
-DATA = ImageGtData(
-    "list.txt", 2, ("data", "a", "b", "boxes"), downsample_rate=(8, 16), field_h=(40, 80),
-    field_w=(20, 40), resize_width=640, resize_height=480, crop_width=448, output_gt_boxes=True,
-)  # fmt: skip
-
-
-def test_the_shapes_of_its_data() -> None:
-    assert probe(DATA, assume=True).types == (BlobType((3, 480, 448)),)
-    tops = DATA.infer(BlobType((3, 480, 448))).tops
-    assert [top.shape for top in tops] == [
-        (2, 3, 480, 448),
-        (2, 6, 60, 56),
-        (2, 6, 30, 28),
-        (1, 7, 1, 1),
-    ]
-
-
-def test_its_data_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("")
-    with pytest.raises(DataAbsent, match="netc does not cut images around objects") as caught:
-        probe(replace(DATA, source=str(tmp_path / "list.txt")))
-    assert "HDF5Data" in caught.value.hint
-    with pytest.raises(DataAbsent):
-        probe(replace(DATA, resize_height=0), assume=True)
-
-
-@pytest.mark.parametrize(
-    ("settings", "setting"),
-    [
-        ({"coord_num": 5}, "coord_num"),
-        ({"downsample_rate": ()}, "downsample_rate"),
-        ({"downsample_rate": (8, 0)}, "downsample_rate"),
-        ({"field_w": (20,)}, "field_w"),
-        ({"top": ("data", "a", "b")}, "top"),
-    ],
-)
-def test_data_settings_that_do_not_fit(settings, setting: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        replace(DATA, **settings).infer(BlobType((3, 480, 448)))
     assert caught.value.setting == setting
 
 
