@@ -18,6 +18,7 @@ from netc.layers.types import (
     Gradients,
     Layer,
     OnnxBuilder,
+    Part,
     Reads,
     Refusal,
     Signature,
@@ -479,6 +480,207 @@ class LabelsequenceAccuracy(Layer):
 
     def deployed(self) -> Layer | None:
         return None
+
+
+@dataclass(frozen=True)
+class _Greedy(Layer):
+    """Base of the types that take the best class of each step: the settings of decoding."""
+
+    blank_index: int | None = None
+    ctc_merge_repeated: bool = True
+
+    stops_gradients: ClassVar[bool] = True
+
+    def _check_scores(self, x: BlobType) -> None:
+        if x.axes < 3 or x.span(3) != 1 or 0 in x.shape[::2]:
+            raise Refusal(
+                "the scores are not those of sequences",
+                expected="bottom 0 of shape (T, N, C): time steps, items, classes",
+                got=f"bottom 0 of shape {x}",
+                setting="bottom",
+            )
+        if not (self.blank_index or 0) < x.shape[2]:
+            raise Refusal(
+                "the blank is no class",
+                expected=f"blank_index < {x.shape[2]}, or negative for the last class",
+                got=f"blank_index {self.blank_index}",
+                setting="blank_index",
+            )
+
+    def _blank(self, classes: int, usual: int = 0) -> int:
+        blank = usual if self.blank_index is None else self.blank_index
+        return blank if blank >= 0 else classes - 1
+
+    def _read(self, xp: ArrayNamespace, x: Array, blank: int) -> tuple[Array, Array]:
+        """Return the best class of each step, and which of them count, both (N, T)."""
+        best = x.reshape(x.shape[:3]).argmax(axis=2).T
+        counts = best != blank
+        if self.ctc_merge_repeated:
+            counts[:, 1:] &= best[:, 1:] != best[:, :-1]
+        return best, counts
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def backward_reads(self) -> Reads:
+        return Reads.NOTHING
+
+
+@layer("CTCGreedyDecoder", "ctc_decoder_param")
+@dataclass(frozen=True)
+class CTCGreedyDecoder(_Greedy):
+    """The labels that are read: the best class of each step, without repetitions and blanks.
+
+    Of equal classes the first is the best. Runs of one class count once (unless
+    `ctc_merge_repeated` is false), and blanks do not count.
+
+    Shapes: scores (T, N, C) -> labels (N, T, 1, 1), -1 behind the last; the blank is `blank_index`,
+    0 unless set, negative for the last class. A second bottom is one of two:
+
+    - indicators (T, N), 0 where a new sequence begins: what comes then does not count. The blank is
+      the last class unless set.
+    - labels (N, ...), where that is not the shape: the top tells how well they are read, as
+      CTCGreedyAccuracy does.
+
+    Source: the layer proposed with CTCLoss for BVLC Caffe, which OpenVINO's nets have; that of
+    caffe_ocr has the first and the last form only.
+    """
+
+    bottoms: ClassVar[Arity] = between(1, 2)
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        if len(bottoms) < 2 or self._indicates(*bottoms):
+            return None
+        judge = CTCGreedyAccuracy(self.blank_index, self.ctc_merge_repeated)
+        return (Part("", judge, ("$b0", "$b1"), ("$t0",)),)
+
+    @staticmethod
+    def _indicates(x: BlobType, other: BlobType) -> bool:
+        """Say whether bottom 1 holds indicators."""
+        return other.shape[:2] == x.shape[:2] and other.span(2) == 1
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self._check_scores(bottoms[0])
+        steps, n = bottoms[0].shape[:2]
+        if len(bottoms) > 1 and not self._indicates(*bottoms):
+            raise Refusal(
+                "the indicators do not match the scores",
+                expected=f"bottom 1 of shape ({steps}, {n})",
+                got=f"bottom 1 of shape {bottoms[1]}",
+                setting="bottom",
+            )
+        return Signature((BlobType((n, steps, 1, 1)),))
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False, True)[:n_bottoms]
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, x = call.xp, call.bottoms[0]
+        best, counts = self._read(xp, x, self._blank(x.shape[2], -len(call.bottoms[1:])))
+        if len(call.bottoms) > 1:
+            going = call.bottoms[1].reshape(x.shape[:2]).T != 0
+            # The first step begins the sequence, whatever is said of it.
+            going[:, 0] = True
+            counts &= xp.cumprod(going, axis=1).astype(bool)
+        best, counts = _compacted(xp, best, counts)
+        labels = xp.where(counts, best, -1).astype(x.dtype)
+        return (labels.reshape(*labels.shape, 1, 1),)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        steps, n, classes = bottoms[0].shape[:3]
+        x = bottoms[0] if len(bottoms[0].shape) == 3 else g.reshape(bottoms[0], (steps, n, classes))
+        best = g.op("Transpose", g.op("ArgMax", x, axis=2, keepdims=0), perm=[1, 0])
+        blank = g.constant(self._blank(classes, -len(bottoms[1:])), "int64")
+        counts = g.op("Not", g.op("Equal", best, blank))
+        if self.ctc_merge_repeated and steps > 1:
+            first = g.constant([[True]] * n, "bool")
+            fresh = g.op("Not", g.op("Equal", *_neighbours(g, best, 1)))
+            counts = g.op("And", counts, g.op("Concat", first, fresh, axis=1))
+        if len(bottoms) > 1 and steps > 1:
+            turned = g.op("Transpose", g.reshape(bottoms[1], (steps, n)), perm=[1, 0])
+            behind = _neighbours(g, turned, 1)[0]
+            going = _until(g, g.op("Equal", behind, g.constant(0.0)), 1)
+            first = g.constant([[True]] * n, "bool")
+            counts = g.op("And", counts, g.op("Concat", first, going, axis=1))
+        best, counts = _lower_compacted(g, best, counts)
+        labels = g.op("Where", counts, best, g.constant(-1, "int64"))
+        return (g.reshape(g.cast(labels, "float32"), (n, steps, 1, 1)),)
+
+
+@layer("CTCGreedyAccuracy", "ctc_decoder_param")
+@dataclass(frozen=True)
+class CTCGreedyAccuracy(_Greedy):
+    """How well labels are read: what a CTCGreedyDecoder with labels is.
+
+    The labels of an item end before the first negative number; blanks among them do not count. How
+    far the labels that are read are from them is the least number of insertions, deletions and
+    replacements, divided by the longer length.
+
+    Shapes: scores (T, N, C), labels (N, L, ...) -> top (1, 2, 1, 1): 1 less the mean of that, and
+    the share of the items that are read without a mistake. An item without labels of which none is
+    read has no mistake in the first, but does not count in the second.
+
+    ONNX: none, it measures what a net outputs; the deployed net ends with the scores.
+
+    Source: caffe_ocr, under the name of CTCGreedyDecoder.
+    """
+
+    bottoms: ClassVar[Arity] = exactly(2)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        x, labels = bottoms
+        self._check_scores(x)
+        if labels.axes < 2 or labels.shape[0] != x.shape[1] or labels.span(2) != 1:
+            raise Refusal(
+                "the labels do not match the scores",
+                expected=f"labels of shape ({x.shape[1]}, L)",
+                got=f"labels of shape {labels}, scores of shape {x}",
+                setting="bottom",
+            )
+        return Signature((BlobType((1, 2, 1, 1)),))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, (x, given) = call.xp, call.bottoms
+        blank = self._blank(x.shape[2])
+        best, counts = self._read(xp, x, blank)
+        n = len(best)
+        # Rounded half up, and what cannot be any class to one that is none.
+        given = xp.floor(xp.nan_to_num(given.reshape(n, given.shape[1]), nan=2.0**31) + 0.5)
+        mistakes, right = 0.0, 0
+        for said, valid, row in zip(best.tolist(), counts.tolist(), given.tolist(), strict=True):
+            read = [label for label, ok in zip(said, valid, strict=True) if ok]
+            end = next((i for i, label in enumerate(row) if label < 0), len(row))
+            wanted = [label for label in row[:end] if label != blank]
+            longest = max(len(read), len(wanted))
+            if longest:
+                distance = _edits(read, wanted)
+                mistakes += distance / longest
+                right += not distance
+        values = [1 - mistakes / max(n, 1), right / max(n, 1)]
+        return (xp.asarray(values, dtype=x.dtype).reshape(1, 2, 1, 1),)
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "how far labels are from others has no ONNX form",
+            hint="export the scores: bottom 0 of this layer",
+        )
+
+    def deployed(self) -> Layer | None:
+        return None
+
+
+def _edits(a: list[Any], b: list[Any]) -> int:
+    """Return the least number of insertions, deletions and replacements that make b of a."""
+    row = list(range(len(b) + 1))
+    for i, one in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (one != other))
+    return row[-1]
 
 
 def _whole(xp: ArrayNamespace, values: Array) -> Array:

@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netc.layers.ctc import CTCLoss, LabelsequenceAccuracy
+from netc.layers.ctc import (
+    CTCGreedyAccuracy,
+    CTCGreedyDecoder,
+    CTCLoss,
+    LabelsequenceAccuracy,
+)
 from netc.layers.softmax import Softmax
-from netc.layers.types import BlobType, Refusal
+from netc.layers.types import BlobType, Layer, Refusal
 from tests.support.audit import definition
 from tests.support.layer_harness import check_layer, forward, smooth
 from tests.support.lowering import check_lowering
@@ -290,3 +295,107 @@ def test_reading_refuses(shapes: list[tuple[int, ...]], match: str) -> None:
     with pytest.raises(Refusal, match=match) as caught:
         LabelsequenceAccuracy().infer(*map(BlobType, shapes))
     assert caught.value.setting == "bottom"
+
+
+def said_by(x: np.ndarray) -> list[list[int]]:
+    """Return the best class of each step, for each item of scores (T, N, C)."""
+    return [[int(np.argmax(x[t, n])) for t in range(len(x))] for n in range(x.shape[1])]
+
+
+@definition("CTCGreedyDecoder")
+def decoded(x: np.ndarray, blank: int, merge: bool, ends: list[int]) -> np.ndarray:
+    out = np.full((x.shape[1], len(x), 1, 1), -1.0)
+    for n, said in enumerate(said_by(x)):
+        labels = meaning(tuple(said[: ends[n]]), blank, merge)
+        out[n, : len(labels), 0, 0] = labels
+    return out
+
+
+def few_classes(t: int, n: int, c: int, seed: int = 0) -> np.ndarray:
+    """Scores whose best classes come in runs."""
+    rng = np.random.default_rng(seed)
+    runs = np.repeat(rng.integers(0, c, (t, n)), 2, axis=0)[:t]
+    return rng.random((t, n, c)) + 2 * (runs[:, :, None] == np.arange(c))
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("blank", [None, 1, -1])
+@pytest.mark.parametrize("shape", [(1, 1, 2), (9, 3, 3), (12, 2, 4)])
+def test_greedy_decoding(shape: tuple[int, int, int], blank: int | None, merge: bool) -> None:
+    x = few_classes(*shape)
+    steps, n, classes = shape
+    layer = CTCGreedyDecoder(blank, merge)
+    run = check_layer(layer, [x], gradient=False)
+    index = {None: 0, -1: classes - 1}.get(blank, blank)
+    np.testing.assert_array_equal(run.tops[0], decoded(x, index, merge, [steps] * n))
+    check_lowering(layer, [x])
+    marks = np.ones((steps, n))
+    marks[0] = 0  # where each begins
+    marks[steps // 2 :, 0] = 0
+    ends = [max(steps // 2, 1), *[steps] * (n - 1)]
+    run = check_layer(layer, [x, marks], gradient=False)
+    index = classes - 1 if blank is None else index
+    np.testing.assert_array_equal(run.tops[0], decoded(x, index, merge, ends))
+    check_lowering(layer, [x, marks])
+
+
+@definition("CTCGreedyAccuracy")
+def accuracy(x: np.ndarray, labels: np.ndarray, blank: int, merge: bool) -> list[float]:
+    errors, right = [], 0
+
+    def edits(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        same = edits(a[1:], b[1:]) + (a[0] != b[0])
+        return min(same, edits(a[1:], b) + 1, edits(a, b[1:]) + 1)
+
+    for said, row in zip(said_by(x), labels, strict=True):
+        read = meaning(tuple(said), blank, merge)
+        row = tuple(int(label) for label in itertools.takewhile(lambda v: v >= 0, row))
+        wanted = tuple(label for label in row if label != blank)
+        longest = max(len(read), len(wanted))
+        errors.append(edits(read, wanted) / longest if longest else 0)
+        right += bool(longest) and not errors[-1]
+    return [1 - sum(errors) / len(errors), right / len(errors)]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_greedy_accuracy(merge: bool) -> None:
+    x = few_classes(7, 6, 4)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 4, (6, 5)).astype(float)
+    labels[1, 2:] = -1
+    right = meaning(tuple(said_by(x)[2]), 0, merge)
+    labels[2] = [*right, -1, -1, -1, -1, -1][:5] if len(right) <= 5 else labels[2]
+    x[:, 3] = [9, 0, 0, 0]  # nothing is read, and there is nothing
+    labels[3] = 0
+    layer = CTCGreedyAccuracy(ctc_merge_repeated=merge)
+    run = check_layer(layer, [x, labels], gradient=False)
+    want = accuracy(x, labels, 0, merge)
+    np.testing.assert_allclose(run.tops[0].reshape(-1), want)
+    assert not merge or want[1] >= 1 / 6
+    # The decoder with labels is that type.
+    shapes = BlobType(x.shape), BlobType(labels.shape)
+    (part,) = CTCGreedyDecoder(None, merge).expand(*shapes) or ()
+    assert part.layer == layer
+    assert CTCGreedyDecoder().expand(shapes[0]) is None
+    assert CTCGreedyDecoder().expand(shapes[0], BlobType((7, 6))) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "setting"),
+    [
+        (CTCGreedyDecoder(), ((7, 6),), "bottom"),
+        (CTCGreedyDecoder(4), ((7, 6, 4),), "blank_index"),
+        (CTCGreedyDecoder(), ((7, 6, 4), (6, 5)), "bottom"),
+        (CTCGreedyAccuracy(), ((7, 6, 4), (7, 6)), "bottom"),
+        (CTCGreedyAccuracy(9), ((7, 6, 4), (6, 5)), "blank_index"),
+    ],
+)
+def test_greedy_types_refuse(
+    layer: Layer, shapes: tuple[tuple[int, ...], ...], setting: str
+) -> None:
+    with pytest.raises(Refusal) as error:
+        layer.infer(*map(BlobType, shapes))
+    assert error.value.setting == setting
+    assert error.value.expected and str(error.value.got)

@@ -184,6 +184,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "BoxAnnotatorOHEM": (
         Suits(("R 5", "R 1", "R 1", "R 8"), {"roi_per_img": 2}, {0: regions}, tops=(2,)),
     ),
+    "CTCGreedyAccuracy": (
+        Suits(("4 N 3", "N 2"), {}, {1: below(3)}, ("blank_index",)),
+    ),
+    "CTCGreedyDecoder": (
+        Suits(("4 N 3",), fixed=("blank_index",)),
+        Suits(("4 N 3", "4 N"), {}, {1: below(2)}, ("blank_index",)),
+    ),
     "CTCLoss": (
         Suits(
             ("4 N 3", "2 N"), {}, {1: lambda shape, rng: np.ones(shape)},
