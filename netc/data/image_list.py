@@ -168,6 +168,22 @@ class ImageListSource(FileListSource):
         file = locate_setting(layer.source, opening, "source", "image list")
         super().__init__(layer, opening, read_list(file))
 
+        self._images = layer
+
+    def _cut(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        """Return an image of the list, its shorter side of the length that `new_dim` asks for."""
+        side = self._images.new_dim
+        if not side:
+            return image
+        height, width = image.shape[1:]
+        scale = np.float32(side) / np.float32(min(height, width))
+        # The fork computes in float32, and rounds halves up.
+        height, width = (
+            side if length == min(height, width) else int(scale * np.float32(length) + 0.5)
+            for length in (height, width)
+        )
+        return resize(image, height, width, bicubic=self._images.bicubic)
+
     @staticmethod
     def assume(layer: ImageData, opening: Opening) -> Item | None:
         """Return what the settings tell about images that are absent."""

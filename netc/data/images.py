@@ -51,9 +51,13 @@ def planes(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Return an image (C, H, W) in another size, interpolated bilinearly as OpenCV does."""
-    return planes(opencv().resize(image.transpose(1, 2, 0), (width, height)))
+def resize(
+    image: NDArray[np.uint8], height: int, width: int, *, bicubic: bool = False
+) -> NDArray[np.uint8]:
+    """Return an image (C, H, W) in another size, interpolated bilinearly or so, as OpenCV does."""
+    cv = opencv()
+    way = cv.INTER_CUBIC if bicubic else cv.INTER_LINEAR
+    return planes(cv.resize(image.transpose(1, 2, 0), (width, height), interpolation=way))
 
 
 class ImageSource(ABC):

@@ -178,17 +178,20 @@ class ImageData(ImageReader):
     The label is what follows the last space of the line. `root_folder` is put before each path as
     it is, so it ends with a slash. Each image is decoded to 3 channels in the order B, G, R (to 1
     without `is_color`) and, when both are given, resized to `new_height` and `new_width`
-    bilinearly. `shuffle` draws a new order for every pass over the list. Caffe insists on the label
-    top; here it may be left out.
+    bilinearly; with `new_dim` so that its shorter side has that length, `bicubic` or bilinearly.
+    `shuffle` draws a new order for every pass over the list. Caffe insists on the label top; here
+    it may be left out.
 
     Shapes: image (C, H, W), resized -> tops (N, C, H', W'), cropped, and labels (N,).
-    Source: BVLC Caffe.
+    Source: BVLC Caffe; `new_dim` and `bicubic` the fork of channel pruning.
     """
 
     batch_size: int = 1
     shuffle: bool = False
     new_height: int = 0
     new_width: int = 0
+    new_dim: int = 0
+    bicubic: bool = False
     is_color: bool = True
     root_folder: str = ""
 
@@ -205,6 +208,20 @@ class ImageData(ImageReader):
                 expected="both, or neither",
                 got=f"new_height {self.new_height}, new_width {self.new_width}",
                 setting=given,
+            )
+        if self.new_dim and self.new_height:
+            raise Refusal(
+                "an image is given two sizes",
+                expected="new_dim, or new_height and new_width",
+                got=f"new_dim {self.new_dim}, new_height {self.new_height}",
+                setting="new_dim",
+            )
+        if self.bicubic and not self.new_dim:
+            raise Refusal(
+                "bicubic is set without new_dim",
+                expected="the length of the shorter side that images are brought to",
+                got="bicubic: true",
+                setting="bicubic",
             )
         # Caffe ignores both here. In agreement with is_color they do no harm.
         for name, wanted in (("force_color", True), ("force_gray", False)):

@@ -14,7 +14,7 @@ from netc.data.image_list import read_list
 from netc.errors import NetcError, Span
 from netc.layers.data import ImageData
 from netc.layers.transform import TransformParam
-from netc.layers.types import BlobType, Phase
+from netc.layers.types import BlobType, Phase, Refusal
 from tests.data.samples import OpenLayer, batches, pixels
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -131,6 +131,21 @@ def test_color_and_size_are_those_of_opencv(
     flag = cv2.IMREAD_COLOR if is_color else cv2.IMREAD_GRAYSCALE
     image = cv2.resize(cv2.imread(str(source.parent / "0.png"), flag), (11, 3))
     np.testing.assert_array_equal(found[0], np.atleast_3d(image).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("bicubic", [True, False])
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [((7, 5), (8, 6)), ((4, 8), (6, 12)), ((5, 5), (6, 6))]
+)
+def test_the_shorter_side_may_be_given(
+    write_images: WriteImages, open_layer: OpenLayer, stored, wanted, bicubic: bool
+) -> None:
+    image = pixels(*stored, 3)
+    settings = {"new_dim": 6, "bicubic": bicubic, "batch_size": 1}
+    ((found, _),) = batches(open_layer(layer(write_images([image]), **settings)), 1)
+    way = cv2.INTER_CUBIC if bicubic else cv2.INTER_LINEAR
+    want = cv2.resize(image, wanted[::-1], interpolation=way)
+    np.testing.assert_array_equal(found[0], want.transpose(2, 0, 1))
 
 
 def test_the_mean_belongs_to_the_resized_image(
@@ -263,3 +278,15 @@ def test_photographs(open_layer: OpenLayer, tmp_path: Path) -> None:
     ((found, _),) = batches(open_layer(layer(tmp_path / "list", **settings)), 1)
     for image, name in zip(found, names, strict=True):
         np.testing.assert_array_equal(image, cv2.imread(str(folder / name)).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"new_dim": 6, "new_height": 6, "new_width": 6}, "given two sizes"),
+        ({"bicubic": True}, "bicubic is set without new_dim"),
+    ],
+)
+def test_sizes_that_contradict(settings: dict[str, object], what: str) -> None:
+    with pytest.raises(Refusal, match=what):
+        layer("absent", **settings).check()

@@ -11,8 +11,9 @@ from netc.backends import find_backend
 from netc.errors import NetcError
 from netc.export import Session, lower_layer
 from netc.export.deliver import deliver
-from netc.layers.dynamic import Filter
+from netc.layers.dynamic import ChannelFilter, Filter
 from netc.layers.types import BackwardCall, BlobType, ForwardCall, Phase, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import (
     assert_close,
     check_layer,
@@ -22,6 +23,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
+from tests.support.nets import executor_of, graph_of
 
 
 def select(layer: Filter, *bottoms: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
@@ -191,3 +193,63 @@ def test_made_up_values_select_everything(net: Path) -> None:
     timed, _ = timed_executor(load_net(net, Phase.TEST), find_backend("reference"), train=False)
     timed.forward()
     assert timed.data("prob").shape == (4, 5)
+
+
+@definition("ChannelFilter")
+def kept_channels(x, selector):
+    return np.stack([x[:, k] for k in range(x.shape[1]) if selector[k] != 0], axis=1)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3, 2)])
+def test_channels_that_pruning_left(shape) -> None:
+    x, selector = smooth(*shape), np.array([1.0, 0, -2, 0, 0.5])
+    layer = ChannelFilter(3)
+    run = check_layer(layer, [x, 2 * x], [selector])
+    for top, bottom in zip(run.tops, (x, 2 * x), strict=True):
+        np.testing.assert_array_equal(top, kept_channels(bottom, selector))
+    check_lowering(layer, [x], [selector])
+
+
+def test_another_axis_may_be_filtered() -> None:
+    x, selector = smooth(2, 3, 4), np.array([0.0, 1, 1, 0])
+    run = check_layer(ChannelFilter(2, 2), [x], [selector])
+    np.testing.assert_array_equal(run.tops[0], x[:, :, 1:3])
+
+
+PRUNED = """
+    input: "x" input_shape { dim: 2 dim: 5 dim: 3 dim: 3 }
+    layer { name: "f" type: "Filter" bottom: "x" top: "y" filter_param { %s } }
+    """
+
+
+def test_a_filter_with_num_output_selects_channels() -> None:
+    graph = graph_of(PRUNED % "num_output: 3")
+    assert graph.nodes[-1].layer == ChannelFilter(3) and graph.blobs["y"].shape == (2, 3, 3, 3)
+    net = executor_of(graph)
+    net.fill_params()
+    with pytest.raises(NetcError, match="another number of channels"):
+        net.forward()
+    net.set_param(0, np.array([0, 1, 0, 1, 1]))
+    net.data("x")[...] = smooth(2, 5, 3, 3)
+    net.forward()
+    np.testing.assert_array_equal(net.data("y"), net.data("x")[:, [1, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("num_output: 6", "no number of channels"),
+        ("num_output: 3 axis: 4", "no such axis"),
+        ("axis: 1", "wrong number of bottoms"),
+    ],
+)
+def test_filters_that_do_not_fit(text: str, what: str) -> None:
+    with pytest.raises(NetcError, match=what):
+        graph_of(PRUNED % text)
+
+
+def test_a_selector_from_the_bottoms_has_no_axis() -> None:
+    with pytest.raises(Refusal, match="selects items of axis 0"):
+        Filter(("y",), axis=1).infer(BlobType((2, 3)), BlobType((2,)))
+    with pytest.raises(Refusal, match="differ in what is selected from"):
+        ChannelFilter(2).infer(BlobType((2, 3)), BlobType((2, 4)))

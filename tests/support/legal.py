@@ -299,7 +299,10 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             {1: objects}, ("side", "num_class", "num_object"),
         ),
     ),
-    "Filter": (Suits(("N C", "N"), values={1: below(2)}),),
+    "ChannelFilter": (
+        Suits(("N 3 H W",), {"num_output": 3}, fixed=("num_output", "axis")),
+    ),
+    "Filter": (Suits(("N C", "N"), values={1: below(2)}, fixed=("num_output", "axis")),),
     "FocalLoss": (_scores(),),
     "FrcnnOutput": (
         Suits(
