@@ -21,8 +21,8 @@ FREE = ("netc/layers", "netc/backends")
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData CPMData Data DataHeatmap DenseImageData DetectionData EvalData HDF5Data "
-        "HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData VideoData "
-        "WindowData WindowSegData",
+        "HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData MCWindowData "
+        "VideoData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),
@@ -38,10 +38,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "Convolution3D Crop Data Deconvolution Deconvolution3D DenseCRF Dropout DummyData "
         "Eltwise EltwiseAccuracy EltwiseAffine EuclideanLoss Exp Flatten HDF5Data HDF5Output "
         "HingeLoss Im2col ImageData ImageSegData InfogainLoss InnerProduct Input Interp LRN "
-        "Local MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss Normalize Pooling "
-        "Pooling3D Power ROIPooling ReLU Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice "
-        "Softmax SoftmaxWithLoss Split TanH Threshold TripletLoss Unpooling "
-        "VoxelSoftmaxWithLoss WindowData WindowSegData",
+        "Local MCWindowData MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss "
+        "Normalize Pooling Pooling3D Power ROIPooling ReLU Scale Sigmoid "
+        "SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split TanH Threshold "
+        "TripletLoss Unpooling VoxelSoftmaxWithLoss WindowData WindowSegData",
         "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }

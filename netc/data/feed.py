@@ -28,7 +28,7 @@ from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.data.video import VideoSource
-from netc.data.windows import WindowSource
+from netc.data.windows import MaskedWindowSource, WindowSource
 from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
 from netc.layers.annotated import AnnotatedData, LaneData
@@ -47,7 +47,7 @@ from netc.layers.segdata import (
 )
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 from netc.layers.video import VideoData
-from netc.layers.windowdata import WindowData
+from netc.layers.windowdata import MCWindowData, WindowData
 
 #: Batches read ahead by the types whose text does not say how many; the schema's default for Data.
 PREFETCH = 4
@@ -64,6 +64,7 @@ _SOURCES: dict[type[Layer], Any] = {
     WindowSegData: WindowPairSource,
     ImageLabelmapData: LabelmapSource,
     WindowData: WindowSource,
+    MCWindowData: MaskedWindowSource,
     DataHeatmap: HeatmapSource,
     CPMData: PoseSource,
     VideoData: VideoSource,

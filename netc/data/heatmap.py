@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netc.data.images import decode, opencv
+from netc.data.images import opencv
 from netc.data.randomness import Draws
 from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
+from netc.data.window_lines import load_image
 from netc.data.workers import workers
 from netc.errors import NetcError, Problem, Problems, Span, fail
 from netc.layers.heatmap import DataHeatmap
@@ -267,36 +268,14 @@ class HeatmapSource:
 
     def _decoded(self, person: Person, folder: str, color: bool) -> NDArray[np.uint8]:
         """Return an image (H, W, C) as stored."""
-        span = self._span(person)
-        file = self._locate(person, folder)
-        try:
-            image = decode(file.read_bytes(), color)
-        except OSError as error:
-            raise fail(
-                "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"
-            ) from error
-        if image is None:
-            raise fail(
-                "the image cannot be decoded",
-                span=span,
-                expected="JPEG, PNG or another format that OpenCV reads",
-                got=f"'{file}'",
-            )
+        root, span = self._layer.root_img_dir, self._span(person)
+        image = load_image(root + folder, person.path, self._opening.span, span, color=color)
         return image.transpose(1, 2, 0)
 
-    def _locate(self, person: Person, folder: str) -> Path:
-        root = self._layer.root_img_dir
-        span = self._span(person)
-        try:
-            return locate(
-                root + folder + person.path, self._opening.span if root else span, "image"
-            )
-        except NetcError as error:
-            raise NetcError(*(replace(p, span=span) for p in error.problems)) from error
-
     def _has_segments(self, person: Person) -> bool:
+        folder = self._layer.root_img_dir + "segs/"
         try:
-            self._locate(person, "segs/")
+            locate(folder + person.path, self._opening.span, "image")
         except NetcError:
             return False
         return True

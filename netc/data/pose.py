@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from netc.data.datums import Records, not_lmdb
 from netc.data.images import opencv
 from netc.data.source import Batch, Item, Opening, arrays_for, locate_setting
+from netc.data.window_lines import c_round
 from netc.data.workers import workers
 from netc.errors import fail
 from netc.layers.data import Database
@@ -380,14 +381,9 @@ def add_limb(out: Floats, start: Floats, end: Floats) -> None:
     ranges = []
     for axis, size in enumerate((out.shape[2], out.shape[1])):
         low, high = min(start[axis], end[axis]), max(start[axis], end[axis])
-        first, last = _rounded(low - _LIMB_WIDTH), _rounded(high + _LIMB_WIDTH)
+        first, last = c_round(low - _LIMB_WIDTH), c_round(high + _LIMB_WIDTH)
         ranges.append(np.arange(max(first, 0), max(min(last, size), 0)))
     columns, rows = ranges
     away = (columns - start[0]) * direction[1] - (rows[:, None] - start[1]) * direction[0]
     y, x = np.nonzero(np.abs(away) <= _LIMB_WIDTH)
     out[:, rows[y], columns[x]] = direction[:, None]
-
-
-def _rounded(value: float) -> int:
-    """Return the nearest whole number, halves away from 0."""
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))

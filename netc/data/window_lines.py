@@ -33,14 +33,20 @@ def c_round(x: float | np.float32) -> int:
 
 
 class Lines:
-    """The lines of a window file, counted. Empty ones do not matter."""
+    """The lines of a window file, counted. Empty ones do not matter.
 
-    def __init__(self, file: Path, stream: Iterator[bytes]) -> None:
+    With `masked`, the number of an image's masks and their paths follow its own path.
+    """
+
+    def __init__(self, file: Path, stream: Iterator[bytes], *, masked: bool = False) -> None:
         self._file = file
         self._stream = stream
+        self._masked = masked
         self.number = 0
         #: The line with the path of the last image.
         self.image_line = 0
+        #: The paths of its masks.
+        self.image_masks: tuple[str, ...] = ()
 
     def check(self, good: bool, expected: str, got: object) -> None:
         """Raise NetcError at this line unless it is good."""
@@ -75,9 +81,17 @@ class Lines:
         self.check(header.startswith(b"#") and numbered, expected, header)
         path = self.take("the path of an image") or b""
         self.image_line = self.number
+        if self._masked:
+            self.image_masks = self._masks()
         channels = self.integer("channels")
         self.check(channels == 3, "3 channels: images are decoded in colour", channels)
         return os.fsdecode(path), self.integer("height"), self.integer("width")
+
+    def _masks(self) -> tuple[str, ...]:
+        """Return the paths of the masks of an image."""
+        count = self.integer("the number of masks")
+        self.check(count > 0, "1 mask or more", count)
+        return tuple(os.fsdecode(self.take("the path of a mask") or b"") for _ in range(count))
 
     def integer(self, what: str) -> int:
         """Return the next line as a number."""
@@ -113,8 +127,10 @@ def _is_window(line: bytes, columns: int) -> bool:
         return False
 
 
-def load_image(root: str, name: str, layer_span: Span | None, span: Span) -> NDArray[np.uint8]:
-    """Return an image as (3, H, W), whose name follows `root` as it is.
+def load_image(
+    root: str, name: str, layer_span: Span | None, span: Span, *, color: bool = True
+) -> NDArray[np.uint8]:
+    """Return an image as (3, H, W), or in grey (1, H, W), whose name follows `root` as it is.
 
     `layer_span` is the place of the root, `span` that of the name.
     """
@@ -123,7 +139,7 @@ def load_image(root: str, name: str, layer_span: Span | None, span: Span) -> NDA
     except NetcError as error:
         raise NetcError(*(replace(p, span=span) for p in error.problems)) from error
     try:
-        image = decode(file.read_bytes(), True)
+        image = decode(file.read_bytes(), color)
     except OSError as error:
         raise fail(
             "the image cannot be read", span=span, got=f"'{file}': {error.strerror}"

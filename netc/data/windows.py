@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +35,28 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class WindowFile:
-    """The content of a window file: the images with their lines, and the windows of both kinds."""
+    """The content of a window file: the images with their lines, and the windows.
+
+    Those of both kinds, and all of them in order. `masks` are the paths of each image's masks.
+    """
 
     file: Path
     images: tuple[str, ...]
     lines: tuple[int, ...]
+    masks: tuple[tuple[str, ...], ...]
     background: Windows
     foreground: Windows
+    every: Windows
 
 
-def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> WindowFile:
+def read_windows(
+    file: Path, fg_threshold: float, bg_threshold: float, *, masked: bool = False
+) -> WindowFile:
     """Read a window file; each image has these lines, and then one line for each window.
 
         # 0
         path
+        number of masks, and a path for each of them (with `masked`)
         channels
         height
         width
@@ -58,11 +67,15 @@ def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> Window
     """
     try:
         with open(file, "rb") as stream:
-            reader = Lines(file, stream)
-            images, lines, found = [], [], []
+            reader = Lines(file, stream, masked=masked)
+            images, lines, masks, found = [], [], [], []
             while (header := reader.header()) is not None:
                 lines.append(reader.image_line)
                 images.append(header[0])
+                masks.append(reader.image_masks)
+                reader.check(
+                    len(masks[-1]) == len(masks[0]), f"{len(masks[0])} masks", len(masks[-1])
+                )
                 count = reader.integer("the number of windows")
                 block = reader.block(count, _VALUES)
                 number = np.full((count, 1), len(images) - 1)
@@ -90,9 +103,9 @@ def read_windows(file: Path, fg_threshold: float, bg_threshold: float) -> Window
             windows[chosen][:, [0, 3, 4, 5, 6]].astype(np.int64),
             (windows[chosen, 1] * counts).astype(np.float32),
         )
-        for chosen, counts in ((back, 0), (front, 1))
+        for chosen, counts in ((back, 0), (front, 1), (slice(None), ~back))
     ]
-    return WindowFile(file, tuple(images), tuple(lines), *kinds)
+    return WindowFile(file, tuple(images), tuple(lines), tuple(masks), *kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +156,10 @@ def place(
 
 
 class WindowSource:
-    """Windows drawn at random; a pass has as many items as the file has windows of both kinds."""
+    """Windows drawn at random or in order; a pass has as many as the file has of both kinds."""
+
+    #: Whether images have masks.
+    masked: ClassVar[bool] = False
 
     def __init__(self, layer: WindowData, opening: Opening) -> None:
         """Find the file; DataAbsent when it is missing."""
@@ -183,7 +199,15 @@ class WindowSource:
     @cached_property
     def _windows(self) -> WindowFile:
         layer = self._layer
-        found = read_windows(self._file, layer.fg_threshold, layer.bg_threshold)
+        found = read_windows(self._file, layer.fg_threshold, layer.bg_threshold, masked=self.masked)
+        if layer.ordered:
+            if not len(found.every):
+                raise fail(
+                    "the window file has no windows",
+                    span=Span(str(self._file)),
+                    expected="class overlap x1 y1 x2 y2",
+                )
+            return found
         for kind, windows, wanted in (
             ("background", found.background, layer.batch_size - layer.foreground),
             ("foreground", found.foreground, layer.foreground),
@@ -202,7 +226,9 @@ class WindowSource:
 
     @property
     def size(self) -> int:
-        """The number of windows of both kinds."""
+        """The number of windows of both kinds, or, in order, of all."""
+        if self._layer.ordered:
+            return len(self._windows.every)
         return len(self._windows.background) + len(self._windows.foreground)
 
     @property
@@ -217,26 +243,37 @@ class WindowSource:
 
     def load(self, position: int, count: int, reuse: Batch) -> Batch:
         """Return the batch that begins at a position."""
-        size = self._layer.transform_param.crop_size
-        shapes = ((count, 3, size, size), (count,))[: len(self._layer.top)]
-        batch = arrays_for(shapes, reuse)
+        tops = self._layer.infer(*self.item()).tops
+        batch = arrays_for(tuple((count, *top.shape[1:]) for top in tops), reuse)
         items = np.arange(position, position + count)
-        draws = self._opening.draws
         mirrored = np.zeros(count, bool)
         if self._layer.transform_param.mirror:
-            mirrored = draws.below(2, "mirror", items) == 1
+            mirrored = self._opening.draws.below(2, "mirror", items) == 1
         n_back = count - int(count * self._layer.fg_fraction)
-        windows = self._windows
 
         def place_one(i: int) -> None:
-            kind = windows.background if i < n_back else windows.foreground
-            index = int(draws.below(len(kind), "window", int(items[i]))[0])
-            self._crop(kind.boxes[index], bool(mirrored[i]), batch[0][i])
+            windows, index = self._chosen(position + i, i < n_back)
+            window = windows.boxes[index]
+            self._crop(window, bool(mirrored[i]), batch[0][i])
+            for masks in batch[1:-1]:
+                self._mask(window, bool(mirrored[i]), masks[i])
             if len(batch) > 1:
-                batch[1][i] = kind.classes[index]
+                batch[-1][i] = windows.classes[index]
 
         workers().run(place_one, count)
         return batch
+
+    def _chosen(self, item: int, back: bool) -> tuple[Windows, int]:
+        """Return the window of an item of the data, as its place among others."""
+        windows = self._windows
+        if self._layer.ordered:
+            return windows.every, item % len(windows.every)
+        kind = windows.background if back else windows.foreground
+        return kind, int(self._opening.draws.below(len(kind), "window", item)[0])
+
+    def _mask(self, window: NDArray[np.int64], mirrored: bool, out: NDArray[np.float32]) -> None:
+        """Write what a window has between its image and its class."""
+        raise TypeError("these windows have no masks")
 
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
@@ -265,12 +302,50 @@ class WindowSource:
         columns = slice(placed.left, placed.left + placed.width)
         mean = self._mean if self._mean.shape[1:] == (1, 1) else self._mean[:, rows, columns]
         out.fill(0)
-        out[:, rows, columns] = (part - mean) * np.float32(layer.scale)
+        out[:, rows, columns] = (part - mean) * np.float32(layer.factor)
 
     def _span(self, image: int) -> Span:
         return Span(str(self._file), self._windows.lines[image], 1)
 
     def _image(self, number: int) -> NDArray[np.uint8]:
         """Return an image of the file as (3, H, W)."""
-        name = self._windows.images[number]
-        return load_image(self._layer.root_folder, name, self._opening.span, self._span(number))
+        return self._decoded(self._windows.images[number], number, True)
+
+    def _decoded(self, path: str, number: int, color: bool) -> NDArray[np.uint8]:
+        """Return what is called `path` in the lines of an image."""
+        root, span = self._layer.root_folder, self._span(number)
+        return load_image(root, path, self._opening.span, span, color=color)
+
+
+class MaskedWindowSource(WindowSource):
+    """Windows of images and of their masks."""
+
+    masked: ClassVar[bool] = True
+
+    @staticmethod
+    def assume(layer: WindowData, opening: Opening) -> Item | None:
+        """Return images of the size of the crop, with one mask each."""
+        item = WindowSource.assume(layer, opening)
+        assert item is not None
+        types = *item.types, BlobType((1, *item.types[0].shape[1:]))
+        return Item(types, f"{item.assumed}, and one mask for each")
+
+    def item(self) -> tuple[BlobType, ...]:
+        """Return the types of a crop of image and masks."""
+        (image,) = super().item()
+        return image, BlobType((len(self._windows.masks[0]), *image.shape[1:]))
+
+    def _mask(self, window: NDArray[np.int64], mirrored: bool, out: NDArray[np.float32]) -> None:
+        number, (x1, y1, x2, y2) = int(window[0]), (int(v) for v in window[1:])
+        for channel, path in zip(out, self._windows.masks[number], strict=True):
+            mask = self._decoded(path, number, False)
+            height, width = mask.shape[1:]
+            if x2 >= width or y2 >= height:
+                raise fail(
+                    "a window lies outside a mask of its image",
+                    span=self._span(number),
+                    expected=f"corners in 0..{width - 1} and 0..{height - 1}",
+                    got=f"x1 y1 x2 y2 = {x1} {y1} {x2} {y2}, in '{path}'",
+                )
+            part = resize(mask[:, y1 : y2 + 1, x1 : x2 + 1], *out.shape[1:])[0]
+            channel[...] = (part[:, ::-1] if mirrored else part) / np.float32(255)

@@ -77,6 +77,7 @@ V1_TYPE_NAMES = {
     "ELTWISE_ACCURACY": "EltwiseAccuracy",
     "IMAGE_SEG_DATA": "ImageSegData",
     "INTERP": "Interp",
+    "MCWINDOW_DATA": "MCWindowData",
     "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
     "UNPOOLING": "Unpooling",
     "WINDOW_SEG_DATA": "WindowSegData",
@@ -161,6 +162,7 @@ _V1_TRANSFORMED = {
     "DATA": "data_param",
     "IMAGE_DATA": "image_data_param",
     "WINDOW_DATA": "window_data_param",
+    "MCWINDOW_DATA": "mcwindow_data_param",
 }
 _MOVED_TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
 

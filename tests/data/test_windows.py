@@ -16,7 +16,7 @@ from netc.data.windows import place, read_windows
 from netc.errors import NetcError
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
-from netc.layers.windowdata import WindowData
+from netc.layers.windowdata import MCWindowData, WindowData
 from netc.schema import netc_pb2
 from tests.data.samples import OpenLayer, batches, pixels
 
@@ -207,3 +207,112 @@ def test_a_mean_file_has_to_cover_the_crop(write_windows: WriteWindows, tmp_path
     with pytest.raises(Refusal, match="cover") as caught:
         probe(layer(source, transform_param=file))
     assert caught.value.setting == "mean_file"
+
+
+# -- in order, and with masks
+
+
+def test_windows_may_come_in_order(write_windows: WriteWindows, open_layer: OpenLayer) -> None:
+    """Those between the thresholds too; what is background has class 0."""
+    image, between = pixels(10, 12, 3), (7, 0.4, 1, 1, 8, 8)
+    source = write_windows((image, [FRONT, BACK]), (image, [between]))
+    one = layer(source, shuffle=False, bg_threshold=0.3, batch_size=2)
+    feed = open_layer(one)
+    found = batches(feed, 3)
+    assert [labels.tolist() for _, labels in found] == [[3, 0], [7, 3], [0, 7]]
+    _, _, x1, y1, x2, y2 = between
+    want = image[y1 : y2 + 1, x1 : x2 + 1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(found[1][0][0], want)
+    again = open_layer(one)
+    again.restore(feed.state())
+    assert batches(again, 1)[0][1].tolist() == [3, 0]
+    # Said to be shuffled, or not said: a batch is background and then foreground.
+    drawn = layer(source, shuffle=True, bg_threshold=0.3)
+    assert batches(open_layer(drawn), 1)[0][1].tolist() == [0, 0, 0, 3]
+
+
+def test_a_file_without_windows_has_no_order(
+    write_windows: WriteWindows, open_layer: OpenLayer
+) -> None:
+    with pytest.raises(NetcError, match="no windows"):
+        open_layer(layer(write_windows((pixels(4, 4, 3), [])), shuffle=False))
+
+
+def masked(source: object, **settings: object) -> MCWindowData:
+    fields: dict[str, object] = {
+        "batch_size": 2,
+        "top": ("data", "mask", "label"),
+        "transform_param": TransformParam(crop_size=8, scale=0.5),
+        "mask_crop_size": 5,
+    }
+    return MCWindowData(source=str(source), **(fields | settings))  # type: ignore[arg-type]
+
+
+def write_masks(folder: Path, image: np.ndarray, masks: list[np.ndarray]) -> Path:
+    """Write an image, its masks, and a file with the windows FRONT and BACK."""
+    assert cv2.imwrite(str(folder / "a.png"), image)
+    lines = ["# 0", "a.png", str(len(masks))]
+    for i, mask in enumerate(masks):
+        assert cv2.imwrite(str(folder / f"m{i}.png"), mask)
+        lines.append(f"m{i}.png")
+    lines += ["3", *map(str, image.shape[:2]), "2"]
+    lines += [" ".join(map(str, window)) for window in (FRONT, BACK)]
+    (folder / "windows.txt").write_text("\n".join(lines))
+    return folder / "windows.txt"
+
+
+def test_masks_are_cut_with_their_images(tmp_path: Path, open_layer: OpenLayer) -> None:
+    image, masks = pixels(10, 12, 3), [pixels(10, 12, seed=i) for i in (1, 2)]
+    feed = open_layer(masked(write_masks(tmp_path, image, masks)))
+    [(data, cut, labels)] = batches(feed, 1)
+    assert labels.tolist() == [3, 0]
+    for i, (_, _, x1, y1, x2, y2) in enumerate((FRONT, BACK)):
+        part = cv2.resize(image[y1 : y2 + 1, x1 : x2 + 1], (8, 8)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(data[i], part / np.float32(2))
+        for k, mask in enumerate(masks):
+            part = cv2.resize(mask[y1 : y2 + 1, x1 : x2 + 1], (5, 5))
+            np.testing.assert_array_equal(cut[i, k], part / np.float32(255))
+
+
+def test_masks_are_mirrored_with_their_images(tmp_path: Path, open_layer: OpenLayer) -> None:
+    image = pixels(10, 12, 3)
+    source = write_masks(tmp_path, image, [image[..., 0]])
+    transform = TransformParam(crop_size=8, mirror=True)
+    layer = masked(
+        source, transform_param=transform, mask_crop_size=8, shuffle=True, fg_fraction=0.5
+    )
+    seen = set()
+    for data, cut, _ in batches(open_layer(layer), 20):
+        np.testing.assert_array_equal(data[:, 0] / np.float32(255), cut[:, 0])
+        seen |= {one.tobytes() for one in cut}
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# 0\na.png\n0\n", "1 mask or more"),
+        ("# 0\na.png\nm.png\n", "the number of masks"),
+        ("# 0\na.png\n1\nm\n3\n4\n4\n0\n# 1\nb\n2\nm\nm\n3\n4\n4\n0", "1 masks"),
+    ],
+)
+def test_a_file_without_masks_is_told_with_the_line(
+    tmp_path: Path, content: str, expected: str
+) -> None:
+    (tmp_path / "w.txt").write_text(content)
+    with pytest.raises(NetcError) as caught:
+        read_windows(tmp_path / "w.txt", 0.5, 0.5, masked=True)
+    assert expected in str(caught.value)
+
+
+def test_a_mask_covers_its_windows(tmp_path: Path, open_layer: OpenLayer) -> None:
+    source = write_masks(tmp_path, pixels(10, 12, 3), [pixels(5, 12)])
+    with pytest.raises(NetcError, match="outside a mask"):
+        batches(open_layer(masked(source)), 1)
+
+
+def test_absent_masks_are_one_for_each_image() -> None:
+    item = probe(masked("no.txt"), assume=True)
+    assert item.types == (BlobType((3, 8, 8)), BlobType((1, 8, 8)))
+    tops = masked("no.txt").infer(*item.types).tops
+    assert [top.shape for top in tops] == [(2, 3, 8, 8), (2, 1, 5, 5), (2,)]

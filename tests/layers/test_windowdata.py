@@ -6,7 +6,7 @@ import pytest
 
 from netc.layers.transform import TransformParam
 from netc.layers.types import BlobType, Refusal
-from netc.layers.windowdata import WindowData
+from netc.layers.windowdata import MCWindowData, WindowData
 
 
 def layer(**settings: object) -> WindowData:
@@ -45,3 +45,26 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object], setti
         layer(**wrong).infer(BlobType((3, 227, 227)))
     assert caught.value.setting == setting
     assert caught.value.expected and caught.value.got != ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "setting"),
+    [
+        ({"mask_crop_size": 0}, "mask_crop_size"),
+        ({"context_pad": 3}, "context_pad"),
+        ({"crop_mode": "square"}, "crop_mode"),
+        ({"source": ""}, "source"),
+    ],
+)
+def test_windows_with_masks_have_no_context(wrong: dict[str, object], setting: str) -> None:
+    fields: dict[str, object] = {
+        "source": "windows.txt",
+        "batch_size": 8,
+        "top": ("data", "mask", "label"),
+        "transform_param": TransformParam(crop_size=9, scale=2.0),
+        "mask_crop_size": 4,
+    }
+    assert not MCWindowData(**fields).shuffle  # type: ignore[arg-type]
+    with pytest.raises(Refusal) as caught:
+        MCWindowData(**(fields | wrong)).check()  # type: ignore[arg-type]
+    assert caught.value.setting == setting

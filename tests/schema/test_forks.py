@@ -325,6 +325,7 @@ def test_constructs_of_forks() -> None:
         ("type: CROP", "Crop"),
         ("type: ELTWISE_ACCURACY eltwise_accuracy_param { top_k: 2 }", "EltwiseAccuracy"),
         ("type: WINDOW_SEG_DATA image_data_param { source: 'list' }", "WindowSegData"),
+        ("type: MCWINDOW_DATA mcwindow_data_param { mask_crop_size: 3 }", "MCWindowData"),
         ("type: INTERP interp_param { zoom_factor: 8 }", "Interp"),
         ("type: DENSE_CRF dense_crf_param { max_iter: 3 }", "DenseCRF"),
     ],
@@ -335,6 +336,20 @@ def test_layers_of_2014(v1: str, current: str) -> None:
     assert layer.type == current
     for setting in re.findall(r"\w+_param", v1):
         assert layer.HasField(setting)
+
+
+def test_windows_of_2014_say_how_they_are_transformed() -> None:
+    text = "crop_size: 9 mirror: true scale: 2 mean_file: 'm' shuffle: false mask_crop_size: 4"
+    source = read_net(
+        "v1.prototxt",
+        "layers { name: 'x' top: 'a' top: 'b' top: 'c' type: MCWINDOW_DATA "
+        f"mcwindow_data_param {{ source: 's' {text} }} }}",
+    )
+    (layer,) = source.message.layer
+    param = layer.transform_param
+    assert (param.crop_size, param.mirror, param.scale, param.mean_file) == (9, True, 2, "m")
+    left = {field.name for field, _ in layer.mcwindow_data_param.ListFields()}
+    assert left == {"source", "shuffle", "mask_crop_size"}
 
 
 @pytest.mark.parametrize(
