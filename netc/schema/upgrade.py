@@ -155,6 +155,10 @@ _V0_TRANSFORMS = {
     "cropsize": "crop_size",
     "mirror": "mirror",
 }
+# V0 types that take the place of "window_data" when a net is trained on whole images. Nets for that
+# kept the settings of windows, which Caffe leaves out, and goes on.
+_V0_WHOLE_IMAGES = ("data", "images")
+
 _V0_KEPT = ("name", "blobs", "blobs_lr", "weight_decay")
 
 # V1 types whose settings held the transformation before transform_param did.
@@ -410,6 +414,7 @@ class _NetUpgrade:
         new.type = type_enum.values_by_name[v1_type].number
         inner.move("type", place, "type")
         pad = paddings.pads.get(index)
+        left_out: list[str] = []
         for setting, value in v0.ListFields():
             name = setting.name
             if name in _V0_KEPT:
@@ -432,6 +437,9 @@ class _NetUpgrade:
                 inner.move(name, place.child(settings), current)
             elif name != "type" and v0.type in _V0_TYPES:
                 users = _V0_SETTINGS.get(name, ("", ""))[1].split()
+                if users == ["window_data"] and v0.type in _V0_WHOLE_IMAGES:
+                    left_out.append(name)
+                    continue
                 self._add(
                     f"a layer of type '{v0.type}' does not know '{name}'",
                     inner.find(name).span,
@@ -439,6 +447,11 @@ class _NetUpgrade:
                     expected=f"'{name}' only in layers of type {', '.join(users)}" if users else "",
                     hint="delete it, or look at the type",
                 )
+        if left_out:
+            self.changes.append(
+                f"layer '{v0.name}': {', '.join(left_out)} left out, which count in layers of type "
+                f"'window_data', not '{v0.type}'"
+            )
         if pad is not None:
             _assign(getattr(new, settings), "pad", pad[0])
             place.child(settings).fields["pad"] = [pad[1]]

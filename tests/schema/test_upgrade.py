@@ -212,6 +212,19 @@ def test_every_v0_field_is_carried_over_or_refused() -> None:
     assert every - carried == {"new_num", "new_channels"}
 
 
+@pytest.mark.parametrize("v0_type", ["data", "images"])
+def test_settings_of_windows_are_left_out_of_whole_images(v0_type: str) -> None:
+    windows = "det_context_pad: 16 det_crop_mode: 'warp' det_fg_fraction: 0.25"
+    source = read_net(
+        "v0.prototxt",
+        f"layers {{ layer {{ name: 'd' type: '{v0_type}' source: 's' {windows} }} top: 'a' }}",
+    )
+    (layer,) = source.message.layer
+    assert not layer.HasField("window_data_param")
+    [note] = [change for change in source.upgraded if "left out" in change]
+    assert note.startswith("layer 'd': det_fg_fraction, det_context_pad, det_crop_mode left out")
+
+
 def test_learned_arrays_are_carried_over() -> None:
     for text in (
         "layers { type: RELU blobs { num: 1 data: [1, 2] } }",
