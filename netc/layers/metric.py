@@ -294,7 +294,8 @@ class FocalLoss(ProbabilityLoss):
     beta: float = 1.0
     engine: Engine = Engine.DEFAULT
 
-    def infer(self, *bottoms: BlobType) -> Signature:
+    def check(self) -> None:
+        """Refuse settings that no loss can have."""
         for setting, wrong, expected in (
             ("gamma", not self.gamma >= 0, "gamma >= 0"),
             ("alpha", not self.alpha > 0, "alpha > 0"),
@@ -306,9 +307,12 @@ class FocalLoss(ProbabilityLoss):
                     got=f"{setting} {getattr(self, setting):g}",
                     setting=setting,
                 )
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
         return super().infer(*bottoms)
 
-    def _focus(self, xp: ArrayNamespace, p: Array) -> tuple[Array, Array]:
+    def focus(self, xp: ArrayNamespace, p: Array) -> tuple[Array, Array]:
         """Return the factor of -log p, and its slope."""
         if self.type_ is FocalType.ONEADDP:
             base, factor = self.alpha + p, 1.0
@@ -328,7 +332,7 @@ class FocalLoss(ProbabilityLoss):
         xp = call.xp
         prob, index = self._probabilities(call)
         p = prob[self._at_label(xp, index)]
-        weight, _ = self._focus(xp, p)
+        weight, _ = self.focus(xp, p)
         return self._tops(call, -weight * xp.log(xp.maximum(p, FLT_MIN)), index)
 
     def backward_reads(self) -> Reads:
@@ -339,7 +343,7 @@ class FocalLoss(ProbabilityLoss):
         prob = kept.reshape(ScoreShape.of(kept.shape, self.axis).sizes)
         at = self._at_label(xp, index)
         p = prob[at]
-        weight, slope = self._focus(xp, p)
+        weight, slope = self.focus(xp, p)
         # -p times the slope of the cost in p; the softmax does the rest.
         pull = (weight + p * slope * xp.log(xp.maximum(p, FLT_MIN)))[:, None, :]
         pull = pull * self._weight(call)

@@ -10,6 +10,7 @@ from netc.layers.annotated import OBJECT
 from netc.layers.boxes import CodeType, area, decode, encode, overlap, suppress
 from netc.layers.labels import Normalization
 from netc.layers.losses import FLT_MIN, SCALAR, Loss
+from netc.layers.metric import FocalLoss
 from netc.layers.registry import layer
 from netc.layers.softmax import softmax
 from netc.layers.ssd import (
@@ -291,7 +292,7 @@ class MultiBoxLoss(Loss):
             loss = loss + self.loc_weight * self._location_costs(xp, difference).sum()
         if self._enters(1):
             chosen = target >= 0
-            loss = loss + self._confidence_costs(xp, confidence[chosen], target[chosen]).sum()
+            loss = loss + self._class_costs(xp, confidence[chosen], target[chosen]).sum()
         return (loss / self._divisor(call, matched),)
 
     def _moved(
@@ -515,6 +516,18 @@ class MultiBoxLoss(Loss):
         costs = xp.maximum(scores, 0) + xp.log1p(xp.exp(-abs(scores)))
         return (costs - scores * self._wanted(xp, scores, labels)).sum(axis=1)
 
+    def _class_costs(self, xp: ArrayNamespace, scores: Array, labels: Array) -> Array:
+        """Return the same for the priors that are in the loss: mining chooses by the former."""
+        return self._confidence_costs(xp, scores, labels)
+
+    def _class_slopes(self, xp: ArrayNamespace, scores: Array, labels: Array) -> Array:
+        """Return the slopes of these costs by the scores."""
+        if self.conf_loss_type is ConfidenceLoss.SOFTMAX:
+            prob = softmax(xp, scores, 1, out=xp.empty_like(scores))
+        else:
+            prob = 1 / (1 + xp.exp(-scores))
+        return prob - self._wanted(xp, scores, labels)
+
     @staticmethod
     def _wanted(xp: ArrayNamespace, scores: Array, labels: Array) -> Array:
         """Return 1 for the right class of each row, 0 for the others."""
@@ -541,12 +554,7 @@ class MultiBoxLoss(Loss):
             dx = xp.zeros(scores.shape, dtype=confidence.dtype)
             if self._enters(1):
                 chosen = target >= 0
-                own = scores[chosen]
-                if self.conf_loss_type is ConfidenceLoss.SOFTMAX:
-                    prob = softmax(xp, own, 1, out=xp.empty_like(own))
-                else:
-                    prob = 1 / (1 + xp.exp(-own))
-                dx[chosen] = (prob - self._wanted(xp, own, target[chosen])) * weight
+                dx[chosen] = self._class_slopes(xp, scores[chosen], target[chosen]) * weight
             found[1] = dx.reshape(confidence.shape)
         return Gradients(tuple(found))
 
@@ -557,3 +565,47 @@ class MultiBoxLoss(Loss):
             "the matching of priors with objects has no ONNX form",
             hint="export the net that detects: the one with a DetectionOutput layer",
         )
+
+
+@layer("MultiBoxFocalLoss", "multibox_loss_param", "loss_param", "focal_loss_param")
+@dataclass(frozen=True)
+class MultiBoxFocalLoss(MultiBoxLoss):
+    """MultiBoxLoss that counts what is classified well already less.
+
+    With SOFTMAX each prior in the confidence loss costs -alpha (1 - p)^gamma log p, p the share of
+    its class. Mining, which is of little use then, goes by -log p. Without settings alpha is 0.25.
+
+    Shapes: as MultiBoxLoss.
+
+    ONNX: none, the matching is a loop over objects; the deployed net detects.
+
+    Source: Lin et al., "Focal loss for dense object detection", ICCV 2017; the fork of
+    imistyrain's SSD models.
+    """
+
+    alpha: float | None = None
+    gamma: float = 2.0
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self._focal.check()
+        return super().infer(*bottoms)
+
+    @property
+    def _focal(self) -> FocalLoss:
+        return FocalLoss(gamma=self.gamma, alpha=0.25 if self.alpha is None else self.alpha)
+
+    def _class_costs(self, xp: ArrayNamespace, scores: Array, labels: Array) -> Array:
+        costs = super()._class_costs(xp, scores, labels)
+        if self.conf_loss_type is not ConfidenceLoss.SOFTMAX:
+            return costs
+        return self._focal.focus(xp, xp.exp(-costs))[0] * costs
+
+    def _class_slopes(self, xp: ArrayNamespace, scores: Array, labels: Array) -> Array:
+        slopes = super()._class_slopes(xp, scores, labels)
+        if self.conf_loss_type is not ConfidenceLoss.SOFTMAX:
+            return slopes
+        costs = super()._class_costs(xp, scores, labels)
+        p = xp.exp(-costs)
+        weight, slope = self._focal.focus(xp, p)
+        # The cost w(p) c, where c = -log p falls by dp / p.
+        return slopes * (weight - slope * p * costs)[:, None]

@@ -17,11 +17,12 @@ from netc.layers.multibox import (
     LocationLoss,
     MatchType,
     MiningType,
+    MultiBoxFocalLoss,
     MultiBoxLoss,
 )
 from netc.layers.suppression import NmsParam
 from netc.layers.types import BlobType, Refusal
-from tests.support.audit import definition
+from tests.support.audit import definition, note
 from tests.support.detection import objects, predictions, priors, random_objects
 from tests.support.layer_harness import assert_close, check_layer, forward
 from tests.support.lowering import check_lowering
@@ -214,7 +215,10 @@ class Slowly:
                     self.location_loss += self.location_cost(image, p, place, own[i])
         for p, label in labels.items():
             self.chosen[image, p] = label
-            self.confidence_loss += self.confidence_cost(image, p, label)
+            self.confidence_loss += self.class_cost(image, p, label)
+
+    def class_cost(self, image: int, prior: int, label: int) -> float:
+        return self.confidence_cost(image, prior, label)
 
     def mine(self, image: int, index: list[int], most: list[float], costs: list[float]) -> set[int]:
         layer = self.layer
@@ -311,6 +315,42 @@ def test_by_the_definition(layer: MultiBoxLoss, images: int, n: int, seed: int) 
     assert_close(run.tops[0], np.array(want.loss), rtol=1e-9, atol=1e-9)
     for (image, prior), label in np.ndenumerate(run.kept[0]):
         assert want.chosen.get((image, prior), -2) == label
+
+
+class Focused(Slowly):
+    """The loss with focus, likewise."""
+
+    def class_cost(self, image: int, prior: int, label: int) -> float:
+        cost = self.confidence_cost(image, prior, label)
+        if self.layer.conf_loss_type is ConfidenceLoss.LOGISTIC:
+            return cost
+        alpha = 0.25 if self.layer.alpha is None else self.layer.alpha
+        return alpha * (1 - math.exp(-cost)) ** self.layer.gamma * cost
+
+
+@given(
+    losses(),
+    st.sampled_from([None, 0.5, 1.0]),
+    st.sampled_from([2.0, 1.0, 0.0]),
+    st.integers(1, 14),
+    st.integers(0, 999),
+)
+@settings(max_examples=50, deadline=None)
+def test_focus_by_the_definition(
+    drawn: MultiBoxLoss, alpha: float | None, gamma: float, n: int, seed: int
+) -> None:
+    plain = replace(drawn, share_location=True, encode_variance_in_target=False)
+    layer = MultiBoxFocalLoss(**vars(plain), alpha=alpha, gamma=gamma)
+    bottoms = bottoms_for(layer, 2, n, seed)
+    run = check_layer(layer, bottoms)
+    assert_close(run.tops[0], np.array(Focused(layer, bottoms).loss), rtol=1e-9, atol=1e-9)
+    note("definition", "MultiBoxFocalLoss")
+
+
+def test_focus_refused() -> None:
+    shapes = [BlobType(s) for s in ((1, 8), (1, 6), (1, 2, 8), (1, 1, 1, 8))]
+    with pytest.raises(Refusal, match="gamma is out of range"):
+        MultiBoxFocalLoss(num_classes=3, gamma=-1.0).infer(*shapes)
 
 
 @given(losses(), st.integers(5, 6), st.integers(2, 14), st.integers(0, 999))

@@ -359,6 +359,14 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "KnownEuclideanLoss": (Suits(("N C", "N C"), values={1: positive}),),
     "KnownRows": (Suits(("N C", "N"), values={1: below(2)}, tops=(2,)),),
+    "MultiBoxFocalLoss": (
+        Suits(
+            ("1 24", "1 18", "1 2 24", "1 1 G 8"),
+            {"num_classes": 3, "code_type": CodeType.CENTER_SIZE},
+            {2: prior_boxes, 3: objects},
+            ("num_classes", "share_location", "background_label_id", "propagate_down"),
+        ),
+    ),
     "MultiBoxLoss": (
         Suits(
             ("1 24", "1 18", "1 2 24", "1 1 G 8"),
