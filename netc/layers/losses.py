@@ -483,18 +483,22 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
 
     Shapes: scores (N, ...), targets t of as many values, usually in 0..1 -> loss (). A target whose
     integer part is `ignore_label` does not count. The logs are taken of the scores, not of s, so
-    that nothing overflows or loses its digits.
+    that nothing overflows or loses its digits. With as many weights as scores, a third bottom, the
+    loss is the sum of w times the cost, divided by the sum of w instead; 0 if that is not positive.
 
-    Source: BVLC Caffe.
+    Source: BVLC Caffe; weights are read in the fork of Multi-task Network Cascades.
     """
 
     engine: Engine = Engine.DEFAULT
 
     default_normalization: ClassVar[Normalization] = Normalization.BATCH_SIZE
+    bottoms: ClassVar[Arity] = between(2, 3)
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        x, targets = bottoms
+        x, targets = bottoms[:2]
         check_items(x, targets)
+        for weights in bottoms[2:]:
+            self._check_weights(x, weights)
         if x.count != targets.count:
             raise Refusal(
                 "scores and targets differ in size",
@@ -504,6 +508,29 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
                 setting="bottom",
             )
         return Signature((SCALAR,))
+
+    def _check_weights(self, x: BlobType, weights: BlobType) -> None:
+        if weights.count != x.count:
+            raise Refusal(
+                "scores and weights differ in size",
+                expected=f"{x.count} weights, one for each score",
+                got=f"scores of shape {x}, weights of shape {weights}",
+                setting="bottom",
+            )
+        for name in ("ignore_label", "normalization", "normalize"):
+            if getattr(self, name) is not None:
+                raise Refusal(
+                    f"{name} is not read where weights are given",
+                    expected=f"no {name}: a weight of 0 leaves a target out",
+                    got=f"3 bottoms and {name}",
+                    setting=name,
+                )
+
+    @staticmethod
+    def _shares(xp: ArrayNamespace, x: Array, weights: Array) -> Array:
+        """Return the weights in the shape of the scores, divided by their sum."""
+        total = weights.sum()
+        return weights.reshape(x.shape) * xp.where(total > 0, 1 / xp.where(total > 0, total, 1), 0)
 
     def _targets(self, xp: ArrayNamespace, x: Array, targets: Array) -> tuple[Array, Array]:
         """Return the targets in the shape of the scores, and which of them count."""
@@ -516,6 +543,8 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
         xp, x = call.xp, call.bottoms[0]
         targets, valid = self._targets(xp, x, call.bottoms[1])
         costs = xp.maximum(x, 0) - x * targets + xp.log1p(xp.exp(-xp.abs(x)))
+        if len(call.bottoms) > 2:
+            return ((costs * self._shares(xp, x, call.bottoms[2])).sum(),)
         if self.ignore_label is not None:
             costs = xp.where(valid, costs, 0)
         return (costs.sum() / self.divisor(xp, valid, len(x), costs),)
@@ -527,6 +556,9 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
         xp, x = call.xp, call.bottoms[0]
         targets, valid = self._targets(xp, x, call.bottoms[1])
         dx = xp.tanh(x * 0.5) * 0.5 + 0.5 - targets
+        if len(call.bottoms) > 2:
+            dx *= call.top_diffs[0] * self._shares(xp, x, call.bottoms[2])
+            return Gradients((dx, None, None))
         dx *= call.top_diffs[0] / self.divisor(xp, valid, len(x), x)
         return Gradients((dx if self.ignore_label is None else xp.where(valid, dx, 0), None))
 
@@ -538,6 +570,13 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
         # softplus(x) = max(x, 0) + softplus(-|x|): the second term keeps its digits for large x.
         tail = g.op("Softplus", g.op("Neg", g.op("Abs", x)))
         costs = g.op("Add", g.op("Sub", g.op("Relu", x), g.op("Mul", x, targets)), tail)
+        if len(bottoms) > 2:
+            weights = g.reshape(bottoms[2], x.shape)
+            loss = g.op("ReduceSum", g.op("Mul", costs, weights), keepdims=0)
+            total = g.op("ReduceSum", weights, keepdims=0)
+            some = g.op("Greater", total, g.constant(0.0))
+            total = g.op("Where", some, total, g.constant(1.0))
+            return (g.op("Where", some, g.op("Div", loss, total), g.constant(0.0)),)
         counts = None
         if self.ignore_label is not None:
             whole = g.cast(targets, "int64")

@@ -15,7 +15,9 @@ from netc.errors import nearest
 from netc.layers.activation import Power
 from netc.layers.data import Reader
 from netc.layers.fillers import Filler
+from netc.layers.input import BlobShape
 from netc.layers.losses import EuclideanLoss
+from netc.layers.masks import BestClassBoxes
 from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
 from netc.layers.ohem import HardRegions
 from netc.layers.paramstr import Settings
@@ -30,6 +32,7 @@ from netc.layers.proposal import (
 )
 from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.registry import layer
+from netc.layers.shape import Reshape
 from netc.layers.spatialdropout import SpatialDropout
 from netc.layers.textlines import TextProposal
 from netc.layers.types import (
@@ -132,6 +135,10 @@ REGIONS = 128
 
 # The side of the square that anchors are made around.
 SQUARE = 16
+
+# The sides of MNC's masks, and how many regions it learns from at once.
+MASK = 21
+MASKED_REGIONS = 64
 
 # What the configuration of FPN says, and how many tops its targets are: four levels, labels, shifts
 # and two kinds of weights.
@@ -377,6 +384,49 @@ def _multilabel(layer: Python, settings: Settings) -> Layer:
     return _data(layer, ("data", "label"), shapes, "its settings tell the shapes")
 
 
+def _for_testing(layer: Python) -> None:
+    """Refuse a class of MNC that netc knows for testing only."""
+    if layer.phase is Phase.TRAIN:
+        raise Refusal(
+            f"{layer.module}.{layer.layer} is known for testing only",
+            expected="the phase TEST, or -allow_python_layers",
+            got="the phase TRAIN",
+            hint="for training its regions have gradients, which netc's type has not",
+            setting="layer",
+        )
+
+
+def _mnc_proposal(layer: Python, settings: Settings) -> Layer:
+    _for_testing(layer)
+    settings.ignore("gradient_scale", "use_clip", "clip_base")  # of gradients
+    return Proposal(feat_stride=settings.integer("feat_stride"), top=layer.top)
+
+
+def _mask(layer: Python, settings: Settings) -> Layer:
+    _for_testing(layer)
+    return Reshape(shape=BlobShape((0, 1, MASK, MASK)))
+
+
+def _best_class_boxes(layer: Python, settings: Settings) -> Layer:
+    _for_testing(layer)
+    settings.ignore("feat_stride", "use_clip", "clip_base", "num_classes")  # for training
+    return BestClassBoxes()
+
+
+def _cfm_data(layer: Python, settings: Settings) -> Layer:
+    names = (
+        "data", "rois", "masks", "box_label", "mask_label", "bbox_targets", "mask_targets",
+        "bbox_inside_weights", "bbox_outside_weights", "mask_weight",
+    )  # fmt: skip
+    rows, boxes = MASKED_REGIONS, (MASKED_REGIONS, 4 * settings.integer("num_classes"))
+    masks = (rows, 1, MASK, MASK)
+    shapes = [
+        (1, 3, *REGION_IMAGE), (rows, 5), (rows, 1, 14, 14), (rows, 1), (rows, 1), boxes, masks,
+        boxes, boxes, masks,
+    ]  # fmt: skip
+    return _data(layer, names, shapes, "")
+
+
 def _hard_regions(layer: Python, settings: Settings) -> Layer:
     settings.ignore("num_classes")  # its bottoms tell
     return HardRegions()
@@ -432,6 +482,11 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     ("SSH.layers.anchor_target_layer", "AnchorTargetLayer"): _ssh_anchor_target,
     # CTPN
     ("layers.text_proposal_layer", "ProposalLayer"): _text_proposal,
+    # MNC
+    ("pylayer.proposal_layer", "ProposalLayer"): _mnc_proposal,
+    ("pylayer.mask_layer", "MaskLayer"): _mask,
+    ("pylayer.stage_bridge_layer", "StageBridgeLayer"): _best_class_boxes,
+    ("pylayer.cfm_data_layer", "CFMDataLayer"): _cfm_data,
     # MTCNN of CongWeilin
     ("pythonLayer", "Data_Layer_train"): _mtcnn_data,
     ("pythonLayer", "cls_Layer"): _known_rows,

@@ -639,38 +639,25 @@ class ROIAlign(SampledPooling):
         )
 
 
-@layer("ROIGridAlign", "roi_pooling_param")
 @dataclass(frozen=True)
-class ROIGridAlign(SampledPooling):
-    """Bilinear samples at the corners of `pooled_h` x `pooled_w` bins of a region.
+class PointPooling(SampledPooling):
+    """Base of the types with one bilinear sample for each value of a top.
 
-    Shapes: maps (N, C, H, W), regions (R, 5) -> (R, C, pooled_h + 1, pooled_w + 1); the mean of 2 x
-    2 neighbours, which such nets take next, is that of a bin. A region may first grow by
-    `pad_ratio` times its size on each side. Positions are `spatial_scale` times pixels, less one
-    half. A sample up to half a position outside the maps takes the value at their edge, one further
-    out is 0, and so are all those of a region without width or height.
-
-    A layer of type ROIAlign with `roi_pooling_param` becomes this one.
-
-    Source: the forks of Caffe of MS-CNN and Cascade R-CNN.
+    A sample up to half a position outside the maps takes the value at their edge, one further out
+    is 0.
     """
 
-    pooled_h: int = 0
-    pooled_w: int = 0
-    pad_ratio: float = 0.0
+    def points(self, xp: ArrayNamespace, regions: Array, axis: int) -> tuple[Array, Array]:
+        """Return where samples lie along an axis of the maps (R, pooled), and which count."""
+        raise NotImplementedError
 
-    def pooled(self) -> tuple[int, int]:
-        check_size(self, "pooled_h", "pooled_w")
-        return self.pooled_h + 1, self.pooled_w + 1
+    def lower_points(self, g: OnnxBuilder, regions: Value, axis: int) -> tuple[Value, Value]:
+        """Return `points` in ONNX."""
+        raise NotImplementedError
 
     def axis(self, xp: ArrayNamespace, regions: Array, axis: int, size: int) -> Array:
-        low, high = regions[:, 2 - axis], regions[:, 4 - axis]
-        pad = (high - low + 1) * self.pad_ratio
-        start = (low - pad) * self.spatial_scale - 0.5
-        length = (high + pad) * self.spatial_scale - 0.5 - start
-        samples = self.pooled()[axis]
-        at = start[:, None] + length[:, None] * (xp.arange(samples) / (samples - 1))
-        counts = (at >= -0.5) & (at <= size - 0.5) & (length > 0)[:, None]
+        at, counts = self.points(xp, regions, axis)
+        counts = counts & (at >= -0.5) & (at <= size - 0.5)
         at = xp.clip(at, 0, size - 1)
         hat = xp.maximum(1 - xp.abs(at[..., None] - xp.arange(size)), 0)
         return hat * counts[..., None]
@@ -706,6 +693,62 @@ class ROIGridAlign(SampledPooling):
 
     def _lower_axis(self, g: OnnxBuilder, regions: Value, axis: int, size: int) -> Value:
         """Return `axis` in ONNX."""
+        at, counts = self.lower_points(g, regions, axis)
+        outside = g.op(
+            "Or",
+            g.op("Less", at, g.constant(-0.5)),
+            g.op("Greater", at, g.constant(size - 0.5)),
+        )
+        counts = g.op("And", g.op("Not", outside), counts)
+        at = g.op("Max", at, g.constant(0.0))
+        at = g.op("Min", at, g.constant(float(size - 1)))
+        shape = (regions.shape[0], self.pooled()[axis], 1)
+        apart = g.op(
+            "Sub",
+            g.reshape(at, shape),
+            g.constant([[list(map(float, range(size)))]]),
+        )
+        hat = g.op("Sub", g.constant(1.0), g.op("Abs", apart))
+        hat = g.op("Max", hat, g.constant(0.0))
+        counts = g.reshape(g.cast(counts, "float32"), shape)
+        weights: Value = g.op("Mul", hat, counts)
+        return weights
+
+
+@layer("ROIGridAlign", "roi_pooling_param")
+@dataclass(frozen=True)
+class ROIGridAlign(PointPooling):
+    """Bilinear samples at the corners of `pooled_h` x `pooled_w` bins of a region.
+
+    Shapes: maps (N, C, H, W), regions (R, 5) -> (R, C, pooled_h + 1, pooled_w + 1); the mean of 2 x
+    2 neighbours, which such nets take next, is that of a bin. A region may first grow by
+    `pad_ratio` times its size on each side. Positions are `spatial_scale` times pixels, less one
+    half. A sample up to half a position outside the maps takes the value at their edge, one further
+    out is 0, and so are all those of a region without width or height.
+
+    A layer of type ROIAlign with `roi_pooling_param` becomes this one.
+
+    Source: the forks of Caffe of MS-CNN and Cascade R-CNN.
+    """
+
+    pooled_h: int = 0
+    pooled_w: int = 0
+    pad_ratio: float = 0.0
+
+    def pooled(self) -> tuple[int, int]:
+        check_size(self, "pooled_h", "pooled_w")
+        return self.pooled_h + 1, self.pooled_w + 1
+
+    def points(self, xp: ArrayNamespace, regions: Array, axis: int) -> tuple[Array, Array]:
+        low, high = regions[:, 2 - axis], regions[:, 4 - axis]
+        pad = (high - low + 1) * self.pad_ratio
+        start = (low - pad) * self.spatial_scale - 0.5
+        length = (high + pad) * self.spatial_scale - 0.5 - start
+        samples = self.pooled()[axis]
+        at = start[:, None] + length[:, None] * (xp.arange(samples) / (samples - 1))
+        return at, (length > 0)[:, None]
+
+    def lower_points(self, g: OnnxBuilder, regions: Value, axis: int) -> tuple[Value, Value]:
         low, high = (lower_column(g, regions, column - axis) for column in (2, 4))
         pad = g.op("Add", g.op("Sub", high, low), g.constant(1.0))
         pad = g.op("Mul", pad, g.constant(self.pad_ratio))
@@ -715,22 +758,46 @@ class ROIGridAlign(SampledPooling):
         length, samples = g.op("Sub", end, start), self.pooled()[axis]
         steps = g.constant([[i / (samples - 1) for i in range(samples)]])
         at = g.op("Add", start, g.op("Mul", length, steps))
-        outside = g.op(
-            "Or",
-            g.op("Less", at, g.constant(-0.5)),
-            g.op("Greater", at, g.constant(size - 0.5)),
+        return at, g.op("Greater", length, g.constant(0.0))
+
+
+@layer("ROIWarping", "roi_warping_param")
+@dataclass(frozen=True)
+class ROIWarping(PointPooling):
+    """Bilinear samples at the upper left corners of `pooled_h` x `pooled_w` bins of a region.
+
+    Shapes: maps (N, C, H, W), regions (R, 5) -> (R, C, pooled_h, pooled_w). Corners times
+    `spatial_scale` are rounded (halves away from 0); sample i lies i / pooled of the way from the
+    first to the last. A sample up to half a position outside the maps takes the value at their
+    edge, one further out is 0. (The fork also gives the regions a gradient, as if nothing were
+    rounded.)
+
+    Source: J. Dai et al., "Instance-aware Semantic Segmentation via Multi-task Network Cascades",
+    2016, and its fork of Caffe.
+    """
+
+    pooled_h: int = 0
+    pooled_w: int = 0
+
+    def pooled(self) -> tuple[int, int]:
+        check_size(self, "pooled_h", "pooled_w")
+        return self.pooled_h, self.pooled_w
+
+    def points(self, xp: ArrayNamespace, regions: Array, axis: int) -> tuple[Array, Array]:
+        corners = round_half_away(xp, regions[:, 1:] * self.spatial_scale)
+        start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
+        samples = self.pooled()[axis]
+        at = start + xp.maximum(end - start, 0) * (xp.arange(samples) / samples)
+        return at, xp.ones(at.shape, bool)
+
+    def lower_points(self, g: OnnxBuilder, regions: Value, axis: int) -> tuple[Value, Value]:
+        scale = g.constant(self.spatial_scale)
+        start, end = (
+            lower_round(g, g.op("Mul", lower_column(g, regions, column - axis), scale))
+            for column in (2, 4)
         )
-        counts = g.op("And", g.op("Not", outside), g.op("Greater", length, g.constant(0.0)))
-        at = g.op("Max", at, g.constant(0.0))
-        at = g.op("Min", at, g.constant(float(size - 1)))
-        count = regions.shape[0]
-        apart = g.op(
-            "Sub",
-            g.reshape(at, (count, samples, 1)),
-            g.constant([[list(map(float, range(size)))]]),
-        )
-        hat = g.op("Sub", g.constant(1.0), g.op("Abs", apart))
-        hat = g.op("Max", hat, g.constant(0.0))
-        counts = g.reshape(g.cast(counts, "float32"), (count, samples, 1))
-        weights: Value = g.op("Mul", hat, counts)
-        return weights
+        samples = self.pooled()[axis]
+        steps = g.constant([[i / samples for i in range(samples)]])
+        length = g.op("Max", g.op("Sub", end, start), g.constant(0.0))
+        at = g.op("Add", start, g.op("Mul", length, steps))
+        return at, g.constant([[True] * samples], "bool")

@@ -615,3 +615,25 @@ def test_lowering_of_the_other_losses() -> None:
     for legacy in (False, True):
         layer = ContrastiveLoss(margin=3, legacy_version=legacy)
         check_lowering(layer, [a, b, np.array([0.9, 1, 0])])
+
+
+@pytest.mark.parametrize("none", [False, True])
+def test_sigmoid_cross_entropy_with_weights(none: bool) -> None:
+    x, targets = smooth(3, 4), (smooth(3, 4, seed=1) > 0) * 1.0
+    weights = np.zeros((3, 4)) if none else np.abs(smooth(3, 4, seed=2)) * (targets + 1)
+    costs = [
+        w * (math.log(1 + math.exp(v)) - t * v)
+        for v, t, w in zip(x.flat, targets.flat, weights.flat, strict=True)
+    ]
+    want = 0 if none else sum(costs) / weights.sum()
+    layer = SigmoidCrossEntropyLoss()
+    (loss,) = check_layer(layer, [x, targets, weights]).tops
+    assert loss == pytest.approx(want)
+    check_lowering(layer, [x, targets, weights])
+
+
+def test_weights_of_sigmoid_cross_entropy_that_do_not_fit() -> None:
+    with pytest.raises(Refusal, match="scores and weights differ"):
+        SigmoidCrossEntropyLoss().infer(*map(BlobType, [(3, 4), (3, 4), (3, 1)]))
+    with pytest.raises(Refusal, match="ignore_label is not read"):
+        SigmoidCrossEntropyLoss(ignore_label=1).infer(*[BlobType((3, 4))] * 3)

@@ -18,12 +18,15 @@ from netc.errors import NetcError
 from netc.graph.build import build, net_state
 from netc.graph.types import Graph
 from netc.layers.activation import Power
+from netc.layers.input import BlobShape
 from netc.layers.losses import EuclideanLoss
+from netc.layers.masks import BestClassBoxes
 from netc.layers.mtcnn import KnownEuclideanLoss, KnownRows
 from netc.layers.ohem import HardRegions
 from netc.layers.proposal import AnchorTarget, Proposal, ProposalTarget
 from netc.layers.pyramid import PyramidAnchorTarget, PyramidProposal, PyramidRegions
 from netc.layers.python import WELL_KNOWN, Python
+from netc.layers.shape import Reshape
 from netc.layers.spatialdropout import SpatialDropout
 from netc.layers.textlines import TextProposal
 from netc.layers.types import BlobType, Layer, Phase, Refusal
@@ -112,6 +115,20 @@ def test_layers_of_ssh() -> None:
     )
 
 
+def test_layers_of_mnc_are_known_for_testing() -> None:
+    for name, text, want in (
+        (
+            "proposal_layer.ProposalLayer", "{'feat_stride': 16, 'gradient_scale': 1}",
+            Proposal(top=("rois",)),
+        ),
+        ("mask_layer.MaskLayer", "", Reshape(shape=BlobShape((0, 1, 21, 21)))),
+        ("stage_bridge_layer.StageBridgeLayer", "", BestClassBoxes()),
+    ):  # fmt: skip
+        assert known(f"pylayer.{name}", text, phase=Phase.TEST, top=("rois",)) == want
+        with pytest.raises(Refusal, match="is known for testing only"):
+            known(f"pylayer.{name}", text)
+
+
 def test_the_layer_of_ohem() -> None:
     found = known("roi_data_layer.layer.OHEMDataLayer", "'num_classes': 21")
     assert found == HardRegions(batch_size=64, nms_thresh=0.7)
@@ -155,6 +172,13 @@ def test_the_layer_of_ctpn() -> None:
             "roi_data_layer.layer.RoIDataLayer", "'num_classes': 3",
             ("data", "rois", "labels", "t", "w", "v"),
             [(2, 3, 608, 1024), (128, 5), (128, 1, 1, 1), *[(128, 12)] * 3],
+        ),
+        (
+            "pylayer.cfm_data_layer.CFMDataLayer", "{'num_classes': 21}", tuple("abcdefghij"),
+            [
+                (1, 3, 608, 1024), (64, 5), (64, 1, 14, 14), (64, 1), (64, 1), (64, 84),
+                (64, 1, 21, 21), (64, 84), (64, 84), (64, 1, 21, 21),
+            ],
         ),
         (
             "voc_layers.SBDDSegDataLayer",
@@ -221,7 +245,7 @@ def test_no_module_is_imported(module: str, name: str) -> None:
     try:
         known(f"{module}.{name}", "{'num_classes': 2, 'feat_stride': 16}")
     except Refusal as refusal:
-        assert refusal.setting == "param_str"
+        assert refusal.setting in ("param_str", "layer")
     assert set(sys.modules) == before
 
 

@@ -20,10 +20,11 @@ from netc.layers.roi import (
     ROIAlign,
     ROIGridAlign,
     ROIPooling,
+    ROIWarping,
 )
 from netc.layers.types import BlobType, Layer, Refusal
 from tests.support.audit import definition, note
-from tests.support.layer_harness import check_layer, distinct, forward
+from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 
 # Inside, across the edges, outside, of one pixel, swapped corners; half pixels to be rounded.
@@ -393,3 +394,38 @@ def test_a_region_of_an_image_that_is_not_there_is_refused(image: float) -> None
         with pytest.raises(Refusal, match="image that the batch does not have") as error:
             forward(layer, [distinct(2, 1, 7, 11), regions])
         assert "in region 3" in error.value.got
+
+
+@definition("ROIWarping")
+def warped(layer: ROIWarping, x: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    y = np.zeros((len(regions), x.shape[1], layer.pooled_h, layer.pooled_w))
+    height, width = x.shape[2:]
+
+    def rounded(value: float) -> float:
+        return math.floor(value * layer.spatial_scale + 0.5)
+
+    for r, (image, x1, y1, x2, y2) in enumerate(regions):
+        left, top = rounded(x1), rounded(y1)
+        wide, high = max(rounded(x2) - left, 0), max(rounded(y2) - top, 0)
+        for i, j in np.ndindex(layer.pooled_h, layer.pooled_w):
+            a, b = top + i * high / layer.pooled_h, left + j * wide / layer.pooled_w
+            if not (-0.5 <= a <= height - 0.5 and -0.5 <= b <= width - 0.5):
+                continue
+            a, b = min(max(a, 0), height - 1), min(max(b, 0), width - 1)
+            for row in range(height):
+                for column in range(width):
+                    weight = max(1 - abs(a - row), 0) * max(1 - abs(b - column), 0)
+                    y[r, :, i, j] += weight * x[int(image), :, row, column]
+    return y
+
+
+def test_warped_regions() -> None:
+    layer = ROIWarping(0.5, 3, 4)
+    x = smooth(2, 3, 6, 7)
+    regions = np.array(
+        [[0, 1, 1, 9, 8], [1, 0, 3, 11, 5.2], [0, 4, 4, 4, 4], [1, 6, 2, 30, 26], [0, 9, 9, 2, 3.0]]
+    )
+    (y,) = check_layer(layer, [x, regions]).tops
+    np.testing.assert_allclose(y, warped(layer, x, regions), atol=1e-12)
+    assert (y[3] == 0).any() and y[4].any()
+    check_lowering(layer, [x, regions])

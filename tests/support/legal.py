@@ -357,6 +357,16 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             {0: positive, 2: regions, 3: below(3), 5: below(2), 6: below(2)}, tops=(5,),
         ),
     ),
+    "BestClassBoxes": (
+        Suits(("R 5", "R 8", "R 2", "1 3"), values={0: regions, 3: image_size}),
+    ),
+    "MaskPooling": (Suits(("N C H W", "N 1 H W")),),
+    "MaskResize": (Suits(("N C H W",), {"output_height": 3, "output_width": 4}),),
+    "ROIWarping": (
+        Suits(
+            ("1 C 6 6", "R 5"), {"spatial_scale": 0.25, "pooled_h": 2, "pooled_w": 3}, {1: regions}
+        ),
+    ),
     "KnownEuclideanLoss": (Suits(("N C", "N C"), values={1: positive}),),
     "KnownRows": (Suits(("N C", "N"), values={1: below(2)}, tops=(2,)),),
     "MultiBoxFocalLoss": (
