@@ -20,9 +20,9 @@ FREE = ("netc/layers", "netc/backends")
 # file or folder: (the names, why). An entry that nothing needs any more is an error.
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
-        "AnnotatedData CPMData Data DataHeatmap DenseImageData DetectionData EvalData HDF5Data "
-        "HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData MCWindowData "
-        "VideoData WindowData WindowSegData",
+        "AnnotatedData BoxData CPMData Data DataHeatmap DenseImageData DetectionData EvalData "
+        "HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData "
+        "MCWindowData VideoData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),

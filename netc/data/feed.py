@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from netc.data.annotated import AnnotatedSource
 from netc.data.blob import BlobSource
+from netc.data.boxes import BoxSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.heatmap import HeatmapSource
@@ -36,6 +37,7 @@ from netc.layers.blobfile import BlobFile
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
 from netc.layers.fielddata import DetectionData, EvalData, ImageGtData
+from netc.layers.grid import BoxData
 from netc.layers.heatmap import DataHeatmap
 from netc.layers.pose import CPMData
 from netc.layers.python import PythonData
@@ -56,6 +58,7 @@ PREFETCH = 4
 _SOURCES: dict[type[Layer], Any] = {
     Data: DatumSource,
     AnnotatedData: AnnotatedSource,
+    BoxData: BoxSource,
     LaneData: LaneSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,

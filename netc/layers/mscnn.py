@@ -11,10 +11,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from netc.layers.boxes import overlap, suppress
+from netc.layers.grid import YoloGridLoss
 from netc.layers.losses import FLT_MIN, Loss
 from netc.layers.proposal import ANY_SCORE, NO_SCORE, BBoxRegParam, check_fraction, check_rows
 from netc.layers.registry import layer
@@ -26,6 +27,7 @@ from netc.layers.types import (
     ArrayNamespace,
     BackwardCall,
     BlobType,
+    CodeHost,
     ForwardCall,
     Gradients,
     KeptType,
@@ -303,6 +305,9 @@ class DetectionLoss(Judge, Loss):
 
     The gradient passes by the limits as if they were not there, as in the fork.
 
+    With the settings of YOLO's first version, from `side` on, or none at all, the layer is
+    YoloGridLoss.
+
     Shapes: maps (N, K + 4, H, W), labels (N, 6, H, W) -> top (1, 1, 1, 2): the loss, and what the
     boxes add to it. The second is there to be read: gradients are those of the first alone.
 
@@ -320,8 +325,32 @@ class DetectionLoss(Judge, Loss):
     sample_mode: str = "random"
     iou_weighted: bool = False
     pos_neg_weighted: bool = False
+    side: int | None = None
+    num_class: int | None = None
+    num_object: int | None = None
+    object_scale: float | None = None
+    noobject_scale: float | None = None
+    class_scale: float | None = None
+    coord_scale: float | None = None
+    sqrt: bool | None = None
+    constriant: bool | None = None
 
     tops: ClassVar[Arity] = exactly(1)
+
+    def resolve(self, host: CodeHost | None) -> Layer:
+        names = [f.name for f in fields(YoloGridLoss)]
+        given: dict[str, Any] = {n: getattr(self, n) for n in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self == DetectionLoss(**given):
+            return YoloGridLoss(**given)
+        if given:
+            raise Refusal(
+                "settings of MS-CNN and of YOLO's first version exclude each other",
+                expected="those of one of the two: " + ", ".join(names) + " are YOLO's",
+                got=f"{', '.join(given)} besides others",
+                setting=next(iter(given)),
+            )
+        return self
 
     def infer(self, *bottoms: BlobType) -> Signature:
         maps, labels = bottoms

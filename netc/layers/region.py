@@ -7,11 +7,12 @@ object", and one of each class.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from netc.layers.annotated import OBJECT
 from netc.layers.boxes import overlap, suppress
+from netc.layers.grid import ScoreType, YoloGridEvaluate
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.registry import layer
 from netc.layers.roi import check_maps
@@ -27,6 +28,7 @@ from netc.layers.types import (
     KeptType,
     Layer,
     OnnxBuilder,
+    Part,
     Reads,
     Refusal,
     Signature,
@@ -491,14 +493,6 @@ class Yolov3(BoxLoss):
         slope[FIXED + label] = self.class_scale * (share[FIXED + label] - (1 - half))
 
 
-class ScoreType(enum.Enum):
-    """What the score of a box is: its "object", the largest of its classes, or their product."""
-
-    OBJ = 0
-    PROB = 1
-    MULTIPLY = 2
-
-
 @layer("EvalDetection", "eval_detection_param")
 @dataclass(frozen=True)
 class EvalDetection(Layer):
@@ -515,6 +509,9 @@ class EvalDetection(Layer):
     image the number of objects of each class, then class from 0 on, score, right, wrong for each of
     R = num_object side^2 boxes, by class and falling score; rows that are left over hold 0. `sqrt`
     and `constriant` are of the first version of YOLO and change nothing.
+
+    With labels (N, 7 side^2) as BoxData gives them the layer is that of YOLO's first version,
+    YoloGridEvaluate.
 
     ONNX: none, it measures what a net outputs; the deployed net ends with the maps.
 
@@ -533,6 +530,21 @@ class EvalDetection(Layer):
     constriant: bool = True
 
     bottoms: ClassVar[Arity] = between(2, 3)
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        if len(bottoms) < 2 or bottoms[1].axes != 2:
+            return None
+        if self.biases:
+            raise Refusal(
+                "the first version of YOLO has no biases",
+                expected="labels of shape (1, 1, G, 8), or no biases",
+                got=f"labels of shape {bottoms[1]}, {len(self.biases)} biases",
+                setting="biases",
+            )
+        names = [f.name for f in fields(YoloGridEvaluate)]
+        judge = YoloGridEvaluate(**{name: getattr(self, name) for name in names})
+        own = tuple(f"$b{index}" for index in range(len(bottoms)))
+        return (Part("", judge, own, ("$t0",)),)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         maps, objects = bottoms[:2]

@@ -120,6 +120,14 @@ def fields(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([classes, centres, sizes, rng.random((n, 1, h, w))], axis=1)
 
 
+def grid_labels(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Labels (N, 7 * 9) of YOLO's first version, of class 0..3."""
+    rows = rng.integers(0, 2, (shape[0], 7, 9)).astype(float)
+    rows[:, 2] = rng.integers(0, 4, (shape[0], 9))
+    rows[:, 3:] = rng.uniform(0.1, 0.9, (shape[0], 4, 9))
+    return rows.reshape(shape)
+
+
 @dataclass(frozen=True)
 class Suits:
     """Bottoms that suit settings: "N C 3 4" is a shape whose letters are drawn, the same for all.
@@ -545,6 +553,18 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     ),
     "YoloSeg": (Suits(("N C 3 4", "N C 3 4", "N C"), {}, {1: below(2), 2: positive}),),
     "VoxelSoftmaxWithLoss": (Suits(("N 3 2 2 H", "N 1 2 2 H"), values={1: below(4)}),),
+    "YoloGridEvaluate": (
+        Suits(
+            ("2 126", "2 63"), {"side": 3, "num_class": 4}, {1: grid_labels},
+            ("side", "num_class", "num_object"),
+        ),
+    ),
+    "YoloGridLoss": (
+        Suits(
+            ("2 126", "2 63"), {"side": 3, "num_class": 4}, {1: grid_labels},
+            ("side", "num_class", "num_object"),
+        ),
+    ),
     "YoloDetectionOutput": (
         Suits(
             ("N 16 2 3",),
