@@ -35,7 +35,8 @@ class Interp(Layer):
     mean of the two pixels around it, weighted by nearness. A single new pixel is the first old one.
     `pad_beg` and `pad_end`, 0 or below, first cut so many rows and columns off.
 
-    Shapes: bottom (N, C, H, W) -> top (N, C, new, new). The new size is H' = `height` and `width`;
+    Shapes: bottom (N, C, H, W) -> top (N, C, new, new); a bottom of fewer axes counts as one with
+    axes of size 1 behind its own, as in Caffe. The new size is H' = `height` and `width`;
     or (H - 1) / `shrink_factor` + 1, rounded down; or (H - 1) * `zoom_factor` + 1; or, with both
     factors, first smaller, then larger; or, with `use_blob_size`, that of bottom 1.
 
@@ -55,13 +56,13 @@ class Interp(Layer):
     stops_gradients: ClassVar[bool] = True
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        x = bottoms[0]
-        if x.axes != 4:
+        if bottoms[0].axes > 4:
             raise Refusal(
-                "the bottom of an Interp layer must have 4 axes",
+                "the bottom of an Interp layer has more than 4 axes",
                 expected="(N, C, H, W)",
-                got=f"bottom of shape {x}",
+                got=f"bottom of shape {bottoms[0]}",
             )
+        x = BlobType(_as_images(bottoms[0].shape))
         self._check_blob_size(bottoms)
         cut = self._cut(x)
         sizes = tuple(self._size(axis, cut, bottoms) for axis in (2, 3))
@@ -159,6 +160,7 @@ class Interp(Layer):
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, x, out = call.xp, call.bottoms[0], call.out[0]
+        x = x.reshape(_as_images(x.shape))
         x = x[(..., *self._part(x))]
         # The axis that grows least first.
         for axis in sorted((2, 3), key=lambda a: out.shape[a] / max(x.shape[a], 1)):
@@ -173,18 +175,18 @@ class Interp(Layer):
 
     def backward(self, call: BackwardCall) -> Gradients:
         xp, x, dy = call.xp, call.bottoms[0], call.top_diffs[0]
-        dx = xp.zeros(x.shape, dy.dtype)
-        part = dx[(..., *self._part(x))]
+        dx = xp.zeros(_as_images(x.shape), dy.dtype)
+        part = dx[(..., *self._part(dx))]
         rows, columns = (
             _weights(xp, part.shape[axis], dy.shape[axis], dy.dtype) for axis in (2, 3)
         )
         part[...] = xp.matmul(rows.T, xp.matmul(dy, columns))
-        return Gradients((dx, None)[: len(call.bottoms)])
+        return Gradients((dx.reshape(x.shape), None)[: len(call.bottoms)])
 
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
-        x = bottoms[0]
+        x = g.reshape(bottoms[0], _as_images(bottoms[0].shape))
         [top] = self.infer(*(BlobType(b.shape) for b in bottoms)).tops
         if self.pad_beg or self.pad_end:
             starts, ends = [-self.pad_beg] * 2, [n + self.pad_end for n in x.shape[2:]]
@@ -196,6 +198,11 @@ class Interp(Layer):
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         """Return four products for each pixel."""
         return 4 * signature.tops[0].count
+
+
+def _as_images(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape of up to four axes as (N, C, H, W)."""
+    return shape + (1,) * (4 - len(shape))
 
 
 def _between(xp: ArrayNamespace, old: int, new: int) -> tuple[Array, Array, Array]:

@@ -51,6 +51,16 @@ def test_every_size_becomes_every_size(old: tuple[int, int], new: tuple[int, int
     assert_close(run.tops[0], by_definition(x, *new), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 3, 4)])
+def test_missing_axes_have_size_one(shape: tuple[int, ...]) -> None:
+    x = smooth(*shape)
+    layer = Interp(height=5, width=2)
+    run = check_layer(layer, [x])
+    whole = x.reshape(shape + (1,) * (4 - len(shape)))
+    assert_close(run.tops[0], by_definition(whole, 5, 2), rtol=1e-9, atol=1e-9)
+    check_lowering(layer, [x])
+
+
 @given(SIZES, SIZES)
 @settings(max_examples=12)
 def test_onnx_gives_the_same(old: tuple[int, int], new: tuple[int, int]) -> None:
@@ -122,7 +132,7 @@ def test_large_sizes_place_whole_positions_exactly() -> None:
         (Interp(zoom_factor=2, height=9), "height", [(1, 1, 4, 4)]),
         (Interp(pad_beg=1, zoom_factor=2), "pad_beg", [(1, 1, 4, 4)]),
         (Interp(pad_end=-4, zoom_factor=2), "pad_end", [(1, 1, 4, 4)]),
-        (Interp(zoom_factor=2), "", [(1, 4, 4)]),
+        (Interp(zoom_factor=2), "", [(1, 1, 1, 4, 4)]),
         (Interp(zoom_factor=2), "use_blob_size", [(1, 1, 4, 4), (1, 1, 2, 2)]),
         (Interp(use_blob_size=True), "use_blob_size", [(1, 1, 4, 4)]),
         (Interp(use_blob_size=True, height=3), "height", [(1, 1, 4, 4), (1, 1, 2, 2)]),
