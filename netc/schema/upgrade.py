@@ -536,6 +536,12 @@ class _NetUpgrade:
         given = [name for name in ("input", "input_shape", "input_dim") if getattr(net, name)]
         if not given:
             return
+        if given == ["input"] and set(net.input) <= {top for x in net.layer for top in x.top}:
+            # Caffe drops inputs without shapes, as weights files have them.
+            net.ClearField("input")
+            places.fields.pop("input", None)
+            self.changes.append("the inputs, which layers give, left out")
+            return
         shapes = self._input_shapes()
         if shapes is not None and net.input:
             new = type(net)().layer.add()

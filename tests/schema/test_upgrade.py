@@ -155,6 +155,15 @@ def test_input_shape_and_equal_input_dim_are_one() -> None:
     assert [list(shape.dim) for shape in net.layer[0].input_param.shape] == [[1, 2, 3, 4]]
 
 
+def test_inputs_without_shapes_that_a_layer_gives_are_dropped() -> None:
+    text = 'layer { type: "Input" top: "x" input_param { shape { dim: 2 } } } '
+    source = read_net("net.prototxt", 'input: "x" ' + text)
+    assert source.message == upgraded(text)
+    assert source.upgraded == ("the inputs, which layers give, left out",)
+    (problem,) = problems('input: "x" input: "y" ' + text)
+    assert problem == "net.prototxt:1:8: no shape is given for input 'x', 'y'"
+
+
 def test_weights_need_no_shapes_of_inputs() -> None:
     net = netc_pb2.NetParameter(input=["data"])
     net.layer.add(name="conv1", type="Convolution")
