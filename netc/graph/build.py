@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from google.protobuf.message import Message
+
 from netc.errors import NetcError, Problems, Span, fail, nearest
 from netc.graph.types import REGULARIZATION_TYPES, Blob, Graph, Node, Param, ParamUse
 from netc.layers import registry
 from netc.layers.types import BlobType, CodeHost, Layer, Phase, Refusal, Signature
 from netc.schema import CUSTOM, Source, bind_fields, chooses_implementation, netc_pb2
+from netc.schema.descriptors import field_of
 
 # What Caffe calls the top that a loss layer gets when the text gives none.
 AUTOMATIC_TOP = "(automatic)"
@@ -308,7 +311,7 @@ class _Builder:
             span=partial(self.source.span, "layer", index),
         )
         for path in unread:
-            if path[0] in _COMMON_FIELDS:
+            if path[0] in _COMMON_FIELDS or _is_empty(message, path):
                 continue
             if chooses_implementation(message, path):
                 self.no_effect.setdefault(".".join(path))
@@ -615,6 +618,14 @@ class _Builder:
             notes=tuple(self.notes),
             file=self.source.file,
         )
+
+
+def _is_empty(message: netc_pb2.LayerParameter, path: Sequence[str]) -> bool:
+    """Tell whether a layer has a message at `path` that sets nothing, as programs leave them."""
+    if len(path) != 1 or not field_of(message, path[0]).message_type:
+        return False
+    value = getattr(message, path[0])
+    return isinstance(value, Message) and not value.ListFields()
 
 
 def _path(setting: str, message: netc_pb2.LayerParameter) -> tuple[str | int, ...]:

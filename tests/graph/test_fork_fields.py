@@ -62,3 +62,11 @@ def test_settings_that_change_the_result_are_errors() -> None:
             3,
         ),
     ]
+
+
+def test_messages_of_other_layers_that_set_nothing_are_ignored() -> None:
+    data = 'layer { name: "d" type: "MemoryData" top: "d" '
+    sizes = "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 } "
+    assert graph_of(data + sizes + "data_param { } annotated_data_param { } }").notes == ()
+    ((what, _, _),) = problems(data + sizes + "data_param { batch_size: 1 } }")
+    assert what == "field 'data_param' is set, but layer type MemoryData does not read it"
