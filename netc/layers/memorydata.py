@@ -18,15 +18,17 @@ class MemoryData(Layer):
     Shapes: tops (N, C, H, W) and (N,), with N = `batch_size` and the other sizes of the same names,
     and, as in DeepLab's nets, the height and width of each image (N, 1, 1, 2).
     Caffe insists on the label top; here it may be left out. `transform_param` is read and has no
-    effect, as on the arrays that pycaffe hands to Caffe.
+    effect, as on the arrays that pycaffe hands to Caffe. `source` is a note to the caller: there
+    CaffeOnSpark's program finds what it sets.
 
-    Source: BVLC Caffe.
+    Source: BVLC Caffe; `source` and the `share_in_parallel` beside it, CaffeOnSpark.
     """
 
     batch_size: int = 0
     channels: int = 0
     height: int = 0
     width: int = 0
+    source: str = ""
     top: tuple[str, ...] = ()
     transform_param: TransformParam = field(default_factory=TransformParam)
 

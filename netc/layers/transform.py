@@ -25,7 +25,8 @@ class TransformParam:
     The window is a square of `crop_size`, at a random place in the TRAIN phase and in the centre in
     the TEST phase; 0 takes the whole image. With `mirror` every other window, at random, is
     mirrored. The mean is an image (`mean_file`), one value, or one value for each channel, in the
-    units of the stored pixels (0-255).
+    units of the stored pixels (0-255). `allow_upscale` speaks of NVCaffe's resizing, see
+    `ImageTransform`, and changes nothing without it.
     """
 
     scale: float = 1.0
@@ -35,6 +36,7 @@ class TransformParam:
     mean_value: tuple[float, ...] = ()
     force_color: bool = False
     force_gray: bool = False
+    allow_upscale: bool = False
 
     def check(self) -> None:
         """Raise `Refusal` for settings that exclude each other."""
@@ -424,7 +426,6 @@ class ImageTransform(TransformParam):
     vertical_stretch_upper: float = 1.0
     horizontal_stretch_lower: float = 1.0
     horizontal_stretch_upper: float = 1.0
-    allow_upscale: bool = False
     interpolation_algo_down: InterpolationAlgo = InterpolationAlgo.INTER_NEAREST
     interpolation_algo_up: InterpolationAlgo = InterpolationAlgo.INTER_CUBIC
 

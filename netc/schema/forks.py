@@ -49,6 +49,7 @@ IMPLEMENTATION_FIELDS = frozenset(
         # Threads and caches of readers.
         "DataParameter": "threads parser_threads cache precache",
         "ImageDataParameter": "threads cache precache",
+        "MemoryDataParameter": "share_in_parallel",
         "TransformationParameter": "use_gpu_transform display",
     }.items()
     for name in names.split()

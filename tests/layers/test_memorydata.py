@@ -32,7 +32,8 @@ def test_the_caller_sets_them() -> None:
     graph = graph_of(
         """
         layer { name: "data" type: "MemoryData" top: "data" top: "label"
-                memory_data_param { batch_size: 2 channels: 3 height: 1 width: 1 }
+                memory_data_param { batch_size: 2 channels: 3 height: 1 width: 1
+                                    source: "images" share_in_parallel: false }
                 transform_param { scale: 2 } }
         layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "label" top: "loss" }
         """
