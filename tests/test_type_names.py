@@ -22,7 +22,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData BoxData CPMData Data DataHeatmap DenseImageData DetectionData EvalData "
         "HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData "
-        "MCWindowData VideoData WindowData WindowSegData",
+        "MCWindowData VideoClipData VideoData VideoSampleData VideoSegmentationData "
+        "VideoSnippetData VideoWithVoxelTruthData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),
@@ -41,7 +42,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "Local MCWindowData MVN MemoryData MultiStageMeanfield MultinomialLogisticLoss "
         "Normalize Pooling Pooling3D Power ROIPooling ReLU Scale Sigmoid "
         "SigmoidCrossEntropyLoss Silence Slice Softmax SoftmaxWithLoss Split TanH Threshold "
-        "TripletLoss Unpooling VoxelSoftmaxWithLoss WindowData WindowSegData",
+        "TripletLoss Unpooling VideoData VideoSegmentationData VideoWithVoxelTruthData "
+        "VoxelSoftmaxWithLoss WindowData WindowSegData",
         "what the names of older formats mean, and where a fork's settings of one type belong",
     ),
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from netc.data.annotated import AnnotatedSource
 from netc.data.blob import BlobSource
 from netc.data.boxes import BoxSource
+from netc.data.clips import NumberedClipSource, SampledClipSource, SnippetSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
 from netc.data.heatmap import HeatmapSource
@@ -29,11 +30,19 @@ from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.data.video import VideoSource
+from netc.data.voxels import VoxelSource
 from netc.data.windows import MaskedWindowSource, WindowSource
 from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
 from netc.layers.annotated import AnnotatedData, LaneData
 from netc.layers.blobfile import BlobFile
+from netc.layers.clips import (
+    VideoClipData,
+    VideoSampleData,
+    VideoSegmentationData,
+    VideoSnippetData,
+    VideoWithVoxelTruthData,
+)
 from netc.layers.data import Data, HDF5Data, ImageData, Reader
 from netc.layers.evaluation import SizeFile
 from netc.layers.fielddata import DetectionData, EvalData, ImageGtData
@@ -74,6 +83,11 @@ _SOURCES: dict[type[Layer], Any] = {
     ImageGtData: ImageGtSource,
     DetectionData: DetectionSource,
     EvalData: EvalSource,
+    VideoClipData: NumberedClipSource,
+    VideoSampleData: SampledClipSource,
+    VideoSnippetData: SnippetSource,
+    VideoSegmentationData: VoxelSource,
+    VideoWithVoxelTruthData: VoxelSource,
     BlobFile: BlobSource,
     SizeFile: SizeSource,
     PythonData: CodeSource,

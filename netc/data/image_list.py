@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from netc.data.images import ImageSource, assume_image, decode, resize
 from netc.data.source import Batch, Item, Opening, locate, locate_setting
 from netc.errors import NetcError, Problem, Problems, Span, fail
-from netc.layers.data import ImageData
+from netc.layers.data import ImageData, ImageReader
 from netc.layers.segdata import PairReader
 
 # More digits than a label of 32 bits can have are no label.
@@ -84,13 +84,21 @@ def _bad_line(file: Path, number: int, text: bytes) -> Problem:
     )
 
 
-class FileListSource(ImageSource):
-    """Images that a list names, in its order or, shuffled, in another one for every pass."""
+class ListedSource(ImageSource):
+    """Items that a list names, in its order or, shuffled, in another one for every pass."""
 
-    def __init__(self, layer: ImageData | PairReader, opening: Opening, listed: ImageList) -> None:
+    def __init__(
+        self,
+        layer: ImageReader,
+        opening: Opening,
+        listed: ImageList,
+        *,
+        shuffle: bool,
+        root: str = "",
+    ) -> None:
         self._list = listed
-        self._root = layer.root_folder
-        self._settings = layer
+        self._root = root
+        self._shuffle = shuffle
         self._order: tuple[int, NDArray[np.int64]] | None = None
         super().__init__(layer, opening, len(listed.paths))
 
@@ -100,27 +108,11 @@ class FileListSource(ImageSource):
     def _index(self, position: int) -> int:
         """Return the place in the list of the item at a position."""
         epoch, index = divmod(position, self.size)
-        if not self._settings.shuffle:
+        if not self._shuffle:
             return index
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self._opening.draws.order(self.size, "shuffle", epoch))
         return int(self._order[1][index])
-
-    def _image(self, position: int) -> NDArray[np.uint8]:
-        return self._read(self._index(position))
-
-    def _read(self, index: int) -> NDArray[np.uint8]:
-        """Return an image (C, H, W) of the list, resized."""
-        image = self._cut(
-            self._decoded(self._list.paths[index], index, self._settings.is_color), index
-        )
-        if self._settings.new_height:
-            image = resize(image, self._settings.new_height, self._settings.new_width)
-        return image
-
-    def _cut(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
-        """Return what is taken of an image of the list: all of it."""
-        return image
 
     def _decoded(self, path: str, index: int, color: bool) -> NDArray[np.uint8]:
         """Return the image (C, H, W) that is called `path` in line `index` of the list."""
@@ -156,6 +148,30 @@ class FileListSource(ImageSource):
 
     def _span(self, position: int) -> Span | None:
         return self._list.span(self._index(position))
+
+
+class FileListSource(ListedSource):
+    """Images that a list names, a file each."""
+
+    def __init__(self, layer: ImageData | PairReader, opening: Opening, listed: ImageList) -> None:
+        self._settings = layer
+        super().__init__(layer, opening, listed, shuffle=layer.shuffle, root=layer.root_folder)
+
+    def _image(self, position: int) -> NDArray[np.uint8]:
+        return self._read(self._index(position))
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        """Return an image (C, H, W) of the list, resized."""
+        image = self._cut(
+            self._decoded(self._list.paths[index], index, self._settings.is_color), index
+        )
+        if self._settings.new_height:
+            image = resize(image, self._settings.new_height, self._settings.new_width)
+        return image
+
+    def _cut(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        """Return what is taken of an image of the list: all of it."""
+        return image
 
     _resize_hint = "set new_height and new_width in image_data_param, or use batch_size: 1"
 

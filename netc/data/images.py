@@ -67,7 +67,10 @@ class ImageSource(ABC):
         self._layer = layer
         self._opening = opening
         self._size = size
-        self._transformer = Transformer(layer.transform_param, opening)
+        self._transformer = self._opened_transformer()
+
+    def _opened_transformer(self) -> Transformer:
+        return Transformer(self._layer.transform_param, self._opening)
 
     @property
     def size(self) -> int:

@@ -38,8 +38,8 @@ class Transformer:
     alone.
     """
 
-    def __init__(self, param: TransformParam, opening: Opening) -> None:
-        """Read the mean file, if the settings name one."""
+    def __init__(self, param: TransformParam, opening: Opening, *, clips: bool = False) -> None:
+        """Read the mean file, if the settings name one: of clips, whose frames are as channels."""
         self._param = param
         self._draws = opening.draws
         self._random_crop = param.crop_size > 0 and opening.phase is Phase.TRAIN
@@ -48,7 +48,7 @@ class Transformer:
         self._mean_values: NDArray[np.float32] | None = None
         if param.mean_file:
             file = locate_setting(param.mean_file, opening, "mean_file", "mean file")
-            self._mean_image = read_mean(file)
+            self._mean_image = read_mean(file, clips=clips)
         elif param.mean_value:
             self._mean_values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
 
@@ -114,18 +114,23 @@ class Transformer:
             np.multiply(out, self._scale, out=out)
 
 
-def read_mean(path: Path) -> NDArray[np.float32]:
+def read_mean(path: Path, *, clips: bool = False) -> NDArray[np.float32]:
     """Read a mean image (C, H, W) from a .binaryproto file, which holds one BlobProto.
 
-    Raises NetcError for a file that is not one.
+    With `clips` the file holds a mean clip (1, C, L, H, W); it is given as (C L, H, W). Raises
+    NetcError for a file that is not one.
     """
     blob = read_blob(path, "mean file")
-    image = blob[0] if blob.ndim == 4 and len(blob) == 1 else blob
+    image = blob[0] if blob.ndim == 4 + clips and len(blob) == 1 else blob
+    if clips and image.ndim == 4:
+        image = image.reshape(-1, *image.shape[2:])
     if image.ndim != 3 or not image.size:
         raise fail(
             "this is not a mean file",
             span=Span(str(path)),
-            expected="one image (1, channels, height, width)",
+            expected="one clip (1, channels, length, height, width)"
+            if clips
+            else "one image (1, channels, height, width)",
             got=f"{blob.size} values of shape {BlobType(blob.shape)}",
         )
     return image

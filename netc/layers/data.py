@@ -170,6 +170,18 @@ class Data(ImageReader):
         return False if self.transform_param.force_gray else None
 
 
+def check_new_size(height: int, width: int) -> None:
+    """Refuse a size to resize to of which only one side is given."""
+    if (height > 0) != (width > 0):
+        given, missing = ("new_height", "new_width") if height else ("new_width", "new_height")
+        raise Refusal(
+            f"{given} is set without {missing}",
+            expected="both, or neither",
+            got=f"new_height {height}, new_width {width}",
+            setting=given,
+        )
+
+
 @layer("ImageData", "image_data_param")
 @dataclass(frozen=True)
 class ImageData(ImageReader):
@@ -199,16 +211,7 @@ class ImageData(ImageReader):
 
     def check(self) -> None:
         super().check()
-        if (self.new_height > 0) != (self.new_width > 0):
-            given, missing = "new_height", "new_width"
-            if not self.new_height:
-                given, missing = missing, given
-            raise Refusal(
-                f"{given} is set without {missing}",
-                expected="both, or neither",
-                got=f"new_height {self.new_height}, new_width {self.new_width}",
-                setting=given,
-            )
+        check_new_size(self.new_height, self.new_width)
         if self.new_dim and self.new_height:
             raise Refusal(
                 "an image is given two sizes",

@@ -43,6 +43,8 @@ _FALSE = ("false", "False", "f")
 _OTHER_BOOLS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _OTHER_BOOLS |= {"true": "true", "false": "false"}
 _V1_TYPE = "netc.V1LayerParameter.type"
+# Of these forks take a list, which changes no result: one GPU for each process of several.
+_LISTED_BY_FORKS = frozenset(["netc.SolverParameter.device_id"])
 _MOST_LISTED = 16
 _MOST_SHOWN = 60
 _FIELD_TYPES = {
@@ -137,6 +139,11 @@ class _Binder:
             elif field.is_repeated:
                 for value in entry.values:
                     self._value(field, value, entry, message, places, around)
+            elif entry.listed and entry.values and field.full_name in _LISTED_BY_FORKS:
+                # The first stays.
+                for value in reversed(entry.values):
+                    self._value(field, value, entry, message, places, around)
+                places.fields[entry.name] = places.fields.get(entry.name, [])[-1:]
             elif entry.listed:
                 self._add(
                     f"the field '{entry.name}' takes one value, not a list",

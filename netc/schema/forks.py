@@ -27,7 +27,7 @@ IMPLEMENTATION_FIELDS = frozenset(
         "strict_dim "
         # caffe-heatmap: windows in which images and maps are shown.
         "visualise visualise_channel",
-        "SolverParameter": "solver_data_type store_blobs_in_old_format engine",
+        "SolverParameter": "solver_data_type store_blobs_in_old_format engine richness",
         # Which library, which algorithm of it.
         "BatchNormParameter": "engine",
         "BNParameter": "engine",
@@ -48,8 +48,9 @@ IMPLEMENTATION_FIELDS = frozenset(
         "APLParameter": "save_mem",
         # Threads and caches of readers.
         "DataParameter": "threads parser_threads cache precache",
-        "ImageDataParameter": "threads cache precache",
+        "ImageDataParameter": "threads cache precache show_data",
         "MemoryDataParameter": "share_in_parallel",
+        "VideoDataParameter": "show_data",  # in windows on the screen
         "TransformationParameter": "use_gpu_transform display",
     }.items()
     for name in names.split()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from netc.errors import NetcError, Problem, Span, in_order, nearest
@@ -85,6 +86,9 @@ V1_TYPE_NAMES = {
     "CONVOLUTION3D": "Convolution3D",
     "DECONVOLUTION3D": "Deconvolution3D",
     "POOLING3D": "Pooling3D",
+    "VIDEO_DATA": "VideoData",
+    "VIDEO_SEGMENTATION_DATA": "VideoSegmentationData",
+    "VIDEO_WITH_VOXEL_TRUTH_DATA": "VideoWithVoxelTruthData",
     "VOXEL_SOFTMAX": "Softmax",
     "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxWithLoss",
 }
@@ -169,6 +173,9 @@ _V1_TRANSFORMED = {
     "MCWINDOW_DATA": "mcwindow_data_param",
 }
 _MOVED_TRANSFORMS = ("scale", "mean_file", "crop_size", "mirror")
+# Those of C3D have one more.
+_VIDEO_TYPES = ("VIDEO_DATA", "VIDEO_SEGMENTATION_DATA", "VIDEO_WITH_VOXEL_TRUTH_DATA")
+_V1_TRANSFORMED |= dict.fromkeys(_VIDEO_TYPES, "image_data_param")
 
 # V1 field with one value per learned array -> its field in ParamSpec.
 _V1_PARAM_FIELDS = {
@@ -183,6 +190,7 @@ _V1_MOVED = {
     "CONVOLUTION3D": ("convolution_param", "convolution3d_param"),
     "DECONVOLUTION3D": ("convolution_param", "convolution3d_param"),
     "POOLING3D": ("pooling_param", "pooling3d_param"),
+    "VIDEO_DATA": ("image_data_param", "video_data_param"),
 }
 
 _SOLVER_TYPES = {
@@ -458,13 +466,15 @@ class _NetUpgrade:
         return new
 
     def _move_transforms(self, layer: Any, place: Places) -> None:
-        holder = _V1_TRANSFORMED.get(_enum_name(layer, "type"))
+        old_type = _enum_name(layer, "type")
+        holder = _V1_TRANSFORMED.get(old_type)
         if holder is None or not layer.HasField(holder):
             return
         settings = getattr(layer, holder)
-        moved = [name for name in _MOVED_TRANSFORMS if settings.HasField(name)]
+        movable = _MOVED_TRANSFORMS + ("mean_value",) * (old_type in _VIDEO_TYPES)
+        moved = [name for name in movable if settings.HasField(name)]
         for name in moved:
-            setattr(layer.transform_param, name, getattr(settings, name))
+            _assign(layer.transform_param, name, getattr(settings, name))
             settings.ClearField(name)
             transforms = place.child("transform_param")
             transforms.fields.pop(name, None)
@@ -524,8 +534,13 @@ class _NetUpgrade:
                         got=f"{len(value)} values",
                     )
                 value = value[0]
+            if known[name].type == FieldDescriptor.TYPE_BOOL:
+                value = bool(value)
             _assign(target, name, value)
             old_place.move(name, new_place, name)
+        if old_type == "VIDEO_DATA":
+            # Said even if it is the default: it tells whose VideoData this is.
+            target.use_image = target.use_image
         layer.ClearField(before)
         self.changes.append(f"layer '{layer.name}': {before} is now {now}")
 

@@ -177,7 +177,6 @@ def test_frames_cannot_be_had(settings: dict[str, object], words: str, setting: 
     ("settings", "setting"),
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"source": "db"}, "source"),
         ({"video_type": VideoType.VIDEO}, "video_type"),
     ],
 )

@@ -351,3 +351,12 @@ def test_every_value_has_a_place(net: netc_pb2.NetParameter) -> None:
                     check(item, here)
 
     check(net, ())
+
+
+def test_a_list_of_devices_means_the_first() -> None:
+    bound = bind(parse("<text>", "device_id: [3, 1]"), netc_pb2.SolverParameter)
+    assert bound.message.device_id == 3
+    assert (bound.span("device_id").line, bound.span("device_id").column) == (1, 13)
+    assert "device_id" in str(refused("device_id: [3, x]", netc_pb2.SolverParameter))
+    error = refused("random_seed: [3, 1]", netc_pb2.SolverParameter)
+    assert "takes one value, not a list" in str(error)

@@ -474,3 +474,29 @@ layers { name: "c" type: CONVOLUTION3D bottom: "x" top: "c"
         f"net.prototxt:3:43: {label}: kernel_size of a layer of type CONVOLUTION3D takes one value",
         f"net.prototxt:3:70: {label}: a layer of type CONVOLUTION3D does not know 'dilation'",
     ]
+
+
+def test_readers_of_c3d() -> None:
+    source = read_net(
+        "net.prototxt",
+        """
+layers { name: "d" type: VIDEO_DATA top: "data" top: "label"
+         image_data_param { source: "a" mean_file: "m" batch_size: 3 crop_size: 112 mirror: true
+                            new_length: 16 new_height: 128 new_width: 171 show_data: 0
+                            shuffle: true } }
+layers { name: "t" type: VIDEO_WITH_VOXEL_TRUTH_DATA top: "d2" top: "t"
+         image_data_param { source: "a" mean_value: 128 crop_size: 112 is_flow: true } }
+""",
+    )
+    clips, voxels = source.message.layer
+    assert (clips.type, voxels.type) == ("VideoData", "VideoWithVoxelTruthData")
+    assert not clips.HasField("image_data_param")
+    settings = clips.video_data_param
+    # Which says whose VideoData it is.
+    assert settings.HasField("use_image") and not settings.use_image
+    assert (settings.source, settings.batch_size, settings.new_length) == ("a", 3, 16)
+    assert settings.shuffle and settings.HasField("show_data") and not settings.show_data
+    changes = clips.transform_param
+    assert (changes.mean_file, changes.crop_size, changes.mirror) == ("m", 112, True)
+    assert list(voxels.transform_param.mean_value) == [128]
+    assert voxels.image_data_param.is_flow and not voxels.image_data_param.HasField("mean_value")
