@@ -10,6 +10,7 @@ from typing import TypeVar
 from netc.assemble import shaped
 from netc.errors import NetcError, Problem, Span, in_order, nearest
 from netc.graph.build import NetState, net_state
+from netc.layers.registry import layer_types
 from netc.layers.types import CodeHost, Phase
 from netc.plan.need import find_need
 from netc.report.problems import FileReport
@@ -205,11 +206,23 @@ class _FileCheck:
 
 
 def _phases(net: netc_pb2.NetParameter) -> tuple[Phase, ...]:
-    """Return the phases to check: both where a rule asks for one, else the net's own."""
+    """Return the phases to check: both where a rule asks for one, else the net's own.
+
+    Of a net for use, which speaks of TEST alone, it is TEST: nobody opens it for another phase.
+    """
     rules = [rule for layer in net.layer for rule in (*layer.include, *layer.exclude)]
-    if any(rule.HasField("phase") for rule in rules):
-        return (Phase.TRAIN, Phase.TEST)
-    return (Phase(net.state.phase),)
+    asked = {Phase(rule.phase) for rule in rules if rule.HasField("phase")}
+    if asked == {Phase.TEST} and _is_for_use(net):
+        return (Phase.TEST,)
+    return (Phase.TRAIN, Phase.TEST) if asked else (Phase(net.state.phase),)
+
+
+def _is_for_use(net: netc_pb2.NetParameter) -> bool:
+    """Tell whether the caller sets all data of a net, and nothing in it is minimised."""
+    kinds = layer_types()
+    known = [(layer, kinds[layer.type].cls) for layer in net.layer if layer.type in kinds]
+    sources = [cls for layer, cls in known if layer.top and not layer.bottom]
+    return all(cls.fed for cls in sources) and not any(cls.loss for _, cls in known)
 
 
 def _sources(net: netc_pb2.NetParameter, state: NetState) -> list[str]:

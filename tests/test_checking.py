@@ -243,3 +243,20 @@ def test_a_net_without_any_data_is_checked_in_both_phases(folder: Path) -> None:
     )
     (report,) = check(["bare.prototxt"])
     assert [problem.what for problem in report.problems] == ["unknown bottom blob 'x'"]
+
+
+def test_a_net_for_use_is_checked_in_the_phase_that_it_speaks_of(tmp_path: Path) -> None:
+    net = """
+        input: "x" input_shape { dim: 2 dim: 3 }
+        layer { name: "r" type: "ReLU" bottom: "x" top: "r" include { phase: TEST } }
+        layer { name: "s" type: "Softmax" bottom: "r" top: "s" }
+        """
+    loss = """
+        layer { name: "label" type: "Input" top: "label" input_param { shape { dim: 2 } } }
+        layer { name: "l" type: "SoftmaxWithLoss" bottom: "r" bottom: "label" top: "l" }
+        """
+    for text, problems in (net, set()), (net + loss, {"unknown bottom blob 'r'"}):
+        path = tmp_path / "net.prototxt"
+        path.write_text(text, encoding="utf-8")
+        (report,) = check([str(path)])
+        assert {problem.what for problem in report.problems} == problems
