@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netc.errors import fail, nearest
+from netc.layers.gabor import NETS, kernels
 from netc.layers.types import Array, ArrayNamespace
 
 
@@ -40,13 +41,13 @@ class Filler:
     @property
     def random(self) -> bool:
         """Whether two draws differ."""
-        return self.type not in ("constant", "bilinear")
+        return self.type not in ("constant", "bilinear", "gabor")
 
     def check(self, shape: tuple[int, ...] | None = None) -> None:
         """Raise a NetcError for what cannot be drawn, so that it is told before anything runs.
 
         That is an unknown type, a setting out of range, or a `shape`, where it is known, that does
-        not suit the type: bilinear wants square kernels.
+        not suit the type: bilinear wants square kernels, gabor those of four nets.
         """
         if self.type not in _FILLERS:
             raise fail(
@@ -76,6 +77,12 @@ class Filler:
             raise fail(
                 "bilinear filler: the kernel is not square",
                 expected="a blob of 4 axes with kernel_h == kernel_w",
+                got=f"shape {shape}",
+            )
+        if self.type == "gabor" and shape and shape not in _GABOR_SHAPES:
+            raise fail(
+                "gabor filler: there are no filters of that number and size",
+                expected="one of the shapes " + ", ".join(map(str, _GABOR_SHAPES)),
                 got=f"shape {shape}",
             )
 
@@ -153,6 +160,13 @@ def _bilinear(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ..
     return xp.broadcast_to(xp.asarray(kernel), shape)
 
 
+def _gabor(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
+    """Waves of several directions, lengths and colours, as in IntelCaffe: nothing is drawn."""
+    return kernels(xp, shape[0], shape[2])
+
+
+_GABOR_SHAPES = [(count, 3, size, size) for count, size in NETS]
+
 _FILLERS: dict[str, Callable[[Filler, ArrayNamespace, Any, tuple[int, ...]], Array]] = {
     "constant": _constant,
     "uniform": _uniform,
@@ -161,4 +175,5 @@ _FILLERS: dict[str, Callable[[Filler, ArrayNamespace, Any, tuple[int, ...]], Arr
     "msra": _msra,
     "positive_unitball": _positive_unitball,
     "bilinear": _bilinear,
+    "gabor": _gabor,
 }

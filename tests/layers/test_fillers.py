@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from math import pi
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def test_bilinear_weights_interpolate() -> None:
         (Filler("xavier", sparse=5), None, "with type 'gaussian' only"),
         (Filler("bilinear"), (3, 1, 4, 5), "kernel_h == kernel_w"),
         (Filler("bilinear"), (3, 4), "4 axes"),
+        (Filler("gabor"), (64, 1, 7, 7), "(64, 3, 7, 7)"),
+        (Filler("gabor", sparse=3), (64, 3, 7, 7), "with type 'gaussian' only"),
     ],
 )
 def test_what_cannot_be_drawn(filler: Filler, shape: tuple[int, ...] | None, text: str) -> None:
@@ -151,3 +154,50 @@ def test_fields_that_a_type_does_not_use_are_ignored() -> None:
     # Published nets give xavier a std, and constant a min and max.
     given = Filler("xavier", std=0.01, value=3, min=5, max=4)
     assert np.array_equal(draw(given, (4, 5)), draw(Filler("xavier"), (4, 5)))
+
+
+# Shape, filter, and of it: height and width of the wave, radians over half a kernel, phase, angle,
+# and the parts of the channels.
+GABOR = [
+    ((32, 3, 5, 5), 3, 0.5, 0.6, 2 * pi, 0, 3 * pi / 8, (1, 1, 1)),
+    ((32, 3, 5, 5), 10, 0.5, 0.6, pi, 0, pi * 5 / 12, (1, 1, 1)),
+    ((32, 3, 5, 5), 15, 0.5, 0.75, pi / 4, pi, 0, (1, -1, 1)),
+    ((32, 3, 5, 5), 18, 0.5, 0.6, pi / 2, pi / 2, pi * 11 / 8, (1, 1, 1)),
+    ((32, 3, 5, 5), 25, 0.5, 0.6, pi / 2, pi / 2, pi * 7 / 8, (-1, 1, 1)),
+    ((32, 3, 5, 5), 29, 0.5, 0.6, pi / 2, pi / 2, pi * 5 / 8, (-1, 1, -1)),
+    ((32, 3, 5, 5), 30, 0.5, 0.6, pi / 2, pi / 2, pi * 3 / 8, (1, 1, 0)),
+    ((64, 3, 7, 7), 11, 8 / 11, 0.475, 3 * pi / 2.5, pi * 44 / 32, pi / 4, (1, 1, 1)),
+    ((64, 3, 7, 7), 33, 0.5, 0.45, 3 * pi, pi, pi / 8, (1, 1, 1)),
+    ((64, 3, 7, 7), 42, 1 / 2, 1 / 1.5, pi / 4, 13 * pi, 0, (0.25, -1, 1)),
+    ((64, 3, 7, 7), 47, 2 / 3, 1, pi / 4, pi / 2, pi * 57 / 8, (1, 0.1, -0.5)),
+    ((64, 3, 3, 3), 58, 1, 1, pi / 12, pi / 2, pi * 9 / 8, (0.25, -1, 1)),
+    ((96, 3, 11, 11), 9, 8 / 27, 0.525, 5 * pi / 1.5, pi * 44 / 32, pi / 6, (1, 1, 1)),
+    ((96, 3, 11, 11), 54, 1 / 6, 1 / 1.5, pi / 4, 13 * pi, 0, (0.25, -1, 1)),
+    ((96, 3, 11, 11), 61, 1 / 9, 2, 5 * pi / 8, pi / 2, pi * 5 / 8, (1, -0.5, -0.75)),
+    ((96, 3, 11, 11), 91, 1 / 3, 0.6, 5 * pi / 16, pi / 2, pi * 25 / 16, (1, 1, 1)),
+    ((96, 3, 11, 11), 94, 1 / 12, 0.75, 5 * pi / 4, pi / 2, pi * 49 / 32, (-1, -1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "index", "height", "width", "rate", "phase", "angle", "color"), GABOR
+)
+def test_gabor_filters(
+    shape: tuple[int, ...],
+    index: int,
+    height: float,
+    width: float,
+    rate: float,
+    phase: float,
+    angle: float,
+    color: tuple[float, ...],
+) -> None:
+    found = draw(Filler("gabor", std=0.01), shape)[index]
+    size = shape[3]
+    for row in range(size):
+        for column in range(size):
+            x, y = 2 * column / (size - 1) - 1, 2 * row / (size - 1) - 1
+            bell = math.exp(-(x * x + y * y) / (2 * width * width))
+            wave = math.cos((x * math.cos(angle) - y * math.sin(angle)) * rate + phase)
+            expected = [part * height * bell * wave for part in color]
+            assert found[:, row, column] == pytest.approx(expected, abs=EXACT)
