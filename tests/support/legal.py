@@ -250,6 +250,9 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Deconvolution": (Suits(("N 2 3 4",), {"num_output": 2, **_KERNEL}),),
     "Deconvolution3D": (Suits(("N C 2 3 3",), _VIDEO),),
     "DecodeBBox": (Suits(("R 8", "R 5"), values={1: regions}),),
+    "DenseBlock": (
+        Suits(settings={"numTransition": 2, "growthRate": 2}, fixed=("numTransition",)),
+    ),
     "DenseCRF": (
         Suits(
             ("N 2 4 5", "N 1 1 2", "N 3 4 5"),
