@@ -19,14 +19,17 @@ from tests.support.nets import require
 
 @pytest.fixture
 def _as_before() -> Iterator[None]:
+    """Leave the numbers as they were: OMP_NUM_THREADS may have set them."""
+    require("cpu")
+    products, primitives = blas.threads(), onednn.threads()
     yield
-    use_threads(threads.processors())
+    blas.set_threads(products or threads.processors())
+    onednn.set_threads(primitives)
     threads.set_computing(0)
 
 
 @pytest.mark.usefixtures("_as_before")
 def test_every_pool_takes_the_number() -> None:
-    require("cpu")
     for n in (1, threads.processors()):
         use_threads(n)
         assert threads.computing() == n
@@ -57,7 +60,9 @@ thread.start(); thread.join()
 assert found == [1], found
 assert "OMP_NUM_THREADS" not in os.environ and "GOMP_SPINCOUNT" not in os.environ
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    told = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+    env = {name: value for name, value in os.environ.items() if name not in told}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
 def test_openmp_is_told_to_wait_briefly_unless_the_user_says_how(
