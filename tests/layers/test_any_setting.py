@@ -28,7 +28,7 @@ from tests.support.layer_harness import Step, assert_close, expanded, run_steps
 from tests.support.legal import LEGAL, Suits, below, normal
 
 #: Types without rules to try: they read or write files, are fed, are not run, or are the user's.
-WITHOUT = {"DetectNetTransformation", "Python", "TRT"}
+WITHOUT = {"Python", "TRT"}
 TYPES = sorted(
     kind.name
     for kind in set(registry.layer_types().values())

@@ -12,7 +12,6 @@ from tests.support.layer_harness import VECTORS, load_vector
 
 # Types that compute nothing which could be defined here, and why.
 EXEMPT = {
-    "DetectNetTransformation": "is not run",
     "Python": "is what its module says",
     "TRT": "is not run",
 }

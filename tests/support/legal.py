@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from netc.layers.detectnet import GroundTruth
 from netc.layers.dummydata import BlobShape
 from netc.layers.fillers import Filler
 from netc.layers.mscnn import BoxGroupParam
@@ -69,6 +70,14 @@ def objects(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     rows = np.full(shape, -1.0)
     rows[0, 0, : len(found)] = found
     return rows
+
+
+def kitti_boxes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """DetectNet's lists: the number of boxes and of their values, and a row for each of them."""
+    found = rng.uniform(0, 6, shape)
+    found[..., 5] = rng.integers(0, 3, shape[:-1])
+    found[..., 0, :2] = shape[-2] - 1, 16
+    return found
 
 
 def detections(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -258,6 +267,13 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("N 2 4 5", "N 1 1 2", "N 3 4 5"),
             {"bi_xy_std": (3.0,), "bi_rgb_std": (1.0,), "bi_w": (2.0,), "max_iter": 2},
             {1: whole_map},
+        ),
+    ),
+    "DetectNetTransformation": (
+        Suits(
+            ("N 3 5 8", "N 1 4 16"),
+            {"detectnet_groundtruth_param": GroundTruth(2, image_size_x=9, image_size_y=6)},
+            {0: positive, 1: kitti_boxes}, ("detectnet_groundtruth_param",), (2,),
         ),
     ),
     "DetectionAccuracy": (
