@@ -313,7 +313,7 @@ class _Builder:
         for path in unread:
             if path[0] in _COMMON_FIELDS or _is_empty(message, path):
                 continue
-            if chooses_implementation(message, path):
+            if chooses_implementation(message, path) or path[0] in kind.cls.leftovers:
                 self.no_effect.setdefault(".".join(path))
                 continue
             known = {f.name for f in dataclasses.fields(kind.cls)} | set(kind.params)

@@ -27,7 +27,9 @@ from netc.layers.types import (
 @layer("Accuracy", "accuracy_param")
 @dataclass(frozen=True)
 class Accuracy(Layer):
-    """The share of labels whose score is among the `top_k` best along `axis`.
+    """The share of labels whose score is among the `top_k` best along `axis`: the largest ones.
+
+    With `min_is_better` of CaffeWindows they are the smallest, for distances.
 
     Shapes: scores (N, K, ...), labels (N, ...) -> accuracy (), and with a second top the accuracy
     within each class (K,), 0 for a class that does not occur. Scores equal to that of the label
@@ -41,6 +43,7 @@ class Accuracy(Layer):
     axis: int = 1
     ignore_label: int | None = None
     top: tuple[str, ...] = ()
+    min_is_better: bool = False
 
     bottoms: ClassVar[Arity] = exactly(2)
     tops: ClassVar[Arity] = between(1, 2)
@@ -83,7 +86,8 @@ class Accuracy(Layer):
         """Return how many scores along axis 1 come before that of the label."""
         own = xp.take_along_axis(scores, index, axis=1)
         # "not below" rather than ">=": a NaN counts against the label. The label itself is one.
-        return xp.count_nonzero(~(scores < own), axis=1) - 1
+        behind = scores > own if self.min_is_better else scores < own
+        return xp.count_nonzero(~behind, axis=1) - 1
 
     def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, False)
@@ -91,7 +95,7 @@ class Accuracy(Layer):
     def _lower_not_behind(self, g: OnnxBuilder, x: Value, index: Value, axis: int) -> Value:
         """Return which scores do not come behind that of the label, itself among them."""
         own = g.op("GatherElements", x, index, axis=axis)
-        found: Value = g.op("Not", g.op("Less", x, own))
+        found: Value = g.op("Not", g.op("Greater" if self.min_is_better else "Less", x, own))
         return found
 
     def lower(
@@ -156,6 +160,7 @@ class EltwiseAccuracy(Accuracy):
     """
 
     axis: int = field(default=1, init=False)
+    min_is_better: bool = field(default=False, init=False)
 
     tops: ClassVar[Arity] = exactly(1)
 

@@ -532,6 +532,70 @@ class Clip(Elementwise):
         return (g.op("Clip", bottoms[0], least, most),)
 
 
+@layer("Truncation", "truncation_param")
+@dataclass(frozen=True)
+class Truncation(Elementwise):
+    """y = x limited to lower_bound..upper_bound. On the bounds and beyond, no gradient passes.
+
+    With lower_bound above upper_bound every element becomes upper_bound.
+
+    Source: CaffeWindows.
+    """
+
+    lower_bound: float = 0.0
+    upper_bound: float = 5.0
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, y = call.xp, call.out[0]
+        xp.maximum(call.bottoms[0], self.lower_bound, out=y)
+        return (xp.minimum(y, self.upper_bound, out=y),)
+
+    def backward_reads(self) -> Reads:
+        return Reads.TOP
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        y = call.tops[0]
+        return Gradients((call.top_diffs[0] * ((y > self.lower_bound) & (y < self.upper_bound)),))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        least, most = g.constant(self.lower_bound), g.constant(self.upper_bound)
+        return (g.op("Min", g.op("Max", bottoms[0], least), most),)
+
+
+@layer("SoftTruncation", "soft_truncation_param")
+@dataclass(frozen=True)
+class SoftTruncation(Elementwise):
+    """y = 1 - exp(-x / c): distances, however large, become less than 1.
+
+    Source: CaffeWindows.
+    """
+
+    c: float = 2.0
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        if not self.c:
+            raise Refusal("c is 0", expected="c other than 0", got=self.c, setting="c")
+        return Signature((bottoms[0],))
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp = call.xp
+        return (-xp.expm1(call.bottoms[0] * (-1 / self.c)),)
+
+    def backward_reads(self) -> Reads:
+        return Reads.TOP
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        return Gradients((call.top_diffs[0] * ((1 - call.tops[0]) * (1 / self.c)),))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        decay = g.op("Exp", g.op("Mul", bottoms[0], g.constant(-1 / self.c)))
+        return (g.op("Sub", g.constant(1.0), decay),)
+
+
 @layer("Swish", "swish_param")
 @dataclass(frozen=True)
 class Swish(Elementwise):

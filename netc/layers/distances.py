@@ -215,7 +215,7 @@ class GeneralContrastiveLoss(DistanceLoss):
     case. `add_intra_mae`: negative_margin grows by a running mean of the own terms' distances, at
     most `max_negative_margin`. `normalize_negative` limits the sum of the gradients of the other
     terms to this number times N times positive_weight. `square` is read and has no effect, as in
-    the fork.
+    the fork; neither has `general_triplet_loss_param`, which its nets leave standing.
 
     Shapes: distances (N, ...), K for each item, labels (N,), and if given other distances of that
     shape which count in their place, though the gradient is that of bottom 0 -> loss (), and if
@@ -239,6 +239,8 @@ class GeneralContrastiveLoss(DistanceLoss):
     exp_negative_weight: bool = False
     add_intra_mae: bool = False
     max_negative_margin: float = 1.2
+
+    leftovers: ClassVar[tuple[str, ...]] = ("general_triplet_loss_param",)
 
     def infer(self, *bottoms: BlobType) -> Signature:
         n, classes = self.check(bottoms, "distances")
@@ -333,3 +335,70 @@ class GeneralContrastiveLoss(DistanceLoss):
         if len(self.top) < 2:
             return (loss,)
         return (loss, _pair(g, mean, self.lower_others(g, short, is_own)))
+
+
+@layer("NCALoss", "nca_param")
+@dataclass(frozen=True)
+class NCALoss(DistanceLoss):
+    """(sum of d_own + sum of exp(-d_other)) / N: own classes shall be near, others far.
+
+    With `min_negative_only` of each item's other classes only the nearest counts, of equal ones
+    the first. Factors, if given, are divided by their mean, and count for the gradients alone.
+
+    Shapes: distances (N, ...), K for each item, labels (N,), and if given a factor for the
+    gradients of each item (N,) -> loss (), and if asked for the mean of d_own and that of d_other
+    (2,).
+
+    Source: CaffeWindows, where the loss that is shown adds up from pass to pass, and where the own
+    class counts as the nearest other one if it is the class 0 and nearer than the others. Neither
+    is so here.
+    """
+
+    min_negative_only: bool = False
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check(bottoms, "one factor for each item")
+        return Signature((SCALAR, BlobType((2,)))[: max(len(self.top), 1)])
+
+    def _terms(self, call: ForwardCall | BackwardCall) -> tuple[Array, Array, Array]:
+        """Return the distances (N, K), the terms exp(-d) that count, and which d are d_own."""
+        xp, distances = call.xp, self._rows(call.bottoms[0])
+        is_own = self._own(xp, distances, call.bottoms[1])
+        counts = ~is_own
+        if self.min_negative_only:
+            nearest = xp.where(is_own, xp.inf, distances).argmin(axis=1)
+            counts = xp.arange(distances.shape[1]) == nearest[:, None]
+        return distances, xp.where(counts, xp.exp(-distances), 0), is_own
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        distances, terms, is_own = self._terms(call)
+        n, classes = max(len(distances), 1), distances.shape[1]
+        own = call.xp.where(is_own, distances, 0).sum()
+        others = call.xp.where(is_own, 0, distances).sum()
+        means = [own / n, others / (n * (classes - 1))]
+        return self._tops((own + terms.sum()) / n, means, call.xp)
+
+    def backward_reads(self) -> Reads:
+        return Reads.BOTTOM
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        _, terms, is_own = self._terms(call)
+        dx = (is_own - terms) * (call.top_diffs[0] / max(len(terms), 1))
+        if len(call.bottoms) > 2:
+            factors = call.bottoms[2].reshape(len(dx), 1)
+            # Factors that are all 0 have no mean to be divided by.
+            dx = dx * (factors * (len(dx) / (factors.sum() or 1)))
+        return Gradients((dx.reshape(call.bottoms[0].shape), None, None)[: len(call.bottoms)])
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        distances, own, is_own = self.lower_own(g, bottoms)
+        terms = g.op("Where", is_own, g.constant(0.0), g.op("Exp", g.op("Neg", distances)))
+        if self.min_negative_only:
+            terms = g.op("TopK", terms, g.constant([1], "int64"), outputs=2, axis=1)[0]
+        mean = g.op("ReduceMean", own, keepdims=0)
+        loss = g.op("Add", mean, self.lower_sum(g, terms))
+        if len(self.top) < 2:
+            return (loss,)
+        return (loss, _pair(g, mean, self.lower_others(g, distances, is_own)))

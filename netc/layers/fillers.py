@@ -150,6 +150,16 @@ def _positive_unitball(
     return values / sums.reshape((-1,) + (1,) * (len(shape) - 1))
 
 
+def _gaussian_unitball(
+    filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
+) -> Array:
+    """Normal, scaled so that each unit's weights have length 1. CaffeWindows."""
+    values = rng.normal(0.0, 1.0, shape)
+    rows = values.reshape(shape[0] if shape else 1, -1)
+    lengths = xp.sqrt((rows * rows).sum(axis=1) + 1e-12)
+    return values / lengths.reshape((-1,) + (1,) * max(len(shape) - 1, 0))
+
+
 def _bilinear(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Interpolation weights for up-sampling by a Deconvolution. Long et al., CVPR 2015."""
     size = shape[3]
@@ -174,6 +184,7 @@ _FILLERS: dict[str, Callable[[Filler, ArrayNamespace, Any, tuple[int, ...]], Arr
     "xavier": _xavier,
     "msra": _msra,
     "positive_unitball": _positive_unitball,
+    "gaussian_unitball": _gaussian_unitball,
     "bilinear": _bilinear,
     "gabor": _gabor,
 }

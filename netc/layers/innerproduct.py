@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from netc.layers.fillers import Filler
 from netc.layers.registry import layer
+from netc.layers.scale import Bias
+from netc.layers.shape import Flatten
 from netc.layers.types import (
+    Arity,
     Array,
     BackwardCall,
     BlobType,
@@ -16,10 +20,12 @@ from netc.layers.types import (
     Neurons,
     OnnxBuilder,
     ParamType,
+    Part,
     Reads,
     Refusal,
     Signature,
     Value,
+    between,
 )
 
 
@@ -28,9 +34,13 @@ from netc.layers.types import (
 class InnerProduct(Layer):
     """y = x W^T + b, where x is the bottom with the axes from `axis` on flattened to K values.
 
+    A second bottom is W in place of a param, and a third is b: then `axis` is 1, and `num_output`
+    the number of rows of W.
+
     Shapes: bottom (..., K...) -> top (..., num_output); params W (num_output, K), or (K,
     num_output) with `transpose`, and b (num_output,) unless `bias_term` is false.
-    Source: BVLC Caffe 1.0.
+    Source: BVLC Caffe 1.0; weights as bottoms are CaffeWindows'. `inner_distance_param`, which its
+    nets leave standing where InnerDistance was, has no effect.
     """
 
     num_output: int = 0
@@ -39,6 +49,52 @@ class InnerProduct(Layer):
     bias_filler: Filler = field(default_factory=Filler)
     axis: int = 1
     transpose: bool = False
+
+    bottoms: ClassVar[Arity] = between(1, 3)
+    leftovers: ClassVar[tuple[str, ...]] = ("inner_distance_param",)
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        """Return a product of bottoms where the weights are one; a bias stands for the layer."""
+        if len(bottoms) == 1:
+            return None
+        from netc.layers.products import MatMul  # where a type is derived from this one
+
+        self._check_weights(*bottoms)
+        parts, names = [], []
+        for i, blob in enumerate(bottoms[:2]):
+            names.append(f"$b{i}" if blob.axes == 2 else f".rows{i}")
+            if blob.axes != 2:
+                parts.append(Part(f".flatten{i}", Flatten(), (f"$b{i}",), (names[i],)))
+        product = MatMul(transpose_b=True)
+        if not self.bias_term:
+            return (*parts, Part("", product, tuple(names), ("$t0",)))
+        given = ("$b2",) if len(bottoms) == 3 else ()
+        return (
+            *parts,
+            Part(".product", product, tuple(names), (".product",)),
+            Part("", Bias(filler=self.bias_filler), (".product", *given), ("$t0",)),
+        )
+
+    def _check_weights(self, x: BlobType, weights: BlobType, *bias: BlobType) -> None:
+        """Refuse bottoms that are no weights for the first one."""
+        rows = weights.shape[0] if weights.axes else 0
+        plain = self.axis == 1 and not self.transpose and self.num_output in (0, rows)
+        fitting = x.axes > 1 < weights.axes and x.span(1) == weights.span(1)
+        if not plain or not fitting or any(b.shape != (rows,) for b in bias):
+            raise Refusal(
+                "the weights do not suit bottom 0",
+                expected="W (num_output, K) and b (num_output,) for (N, K), axis 1, no transpose",
+                got=f"bottoms of shapes {', '.join(map(str, (x, weights, *bias)))}, num_output "
+                f"{self.num_output}, axis {self.axis}, transpose {str(self.transpose).lower()}",
+                setting="bottom",
+            )
+        if bias and not self.bias_term:
+            raise Refusal(
+                "a third bottom without a bias",
+                expected="2 bottoms, or bias_term: true",
+                got="3 bottoms, bias_term: false",
+                setting="bias_term",
+            )
 
     def infer(self, *bottoms: BlobType) -> Signature:
         _check_positive("num_output", self.num_output, "inner_product_param")

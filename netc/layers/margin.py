@@ -276,6 +276,18 @@ def _length(g: OnnxBuilder, x: Any) -> Any:
     return g.op("Max", g.op("Sqrt", squares), g.constant(LENGTH_FLOOR))
 
 
+def check_one_label(scores: BlobType, labels: BlobType) -> None:
+    """Refuse labels that are not one for each item."""
+    n = check_items(scores, labels)
+    if labels.count != n:
+        raise Refusal(
+            "there is not one label for each item",
+            expected=f"{n} labels",
+            got=f"labels of shape {labels}, scores of shape {scores}",
+            setting="bottom",
+        )
+
+
 @layer("LabelSpecificAdd", "label_specific_add_param")
 @dataclass(frozen=True)
 class LabelSpecificAdd(Elementwise):
@@ -305,15 +317,8 @@ class LabelSpecificAdd(Elementwise):
     tops: ClassVar[Arity] = between(1, 2)
 
     def infer(self, *bottoms: BlobType) -> Signature:
-        x, labels = bottoms
-        n = check_items(x, labels)
-        if labels.count != n:
-            raise Refusal(
-                "there is not one label for each item",
-                expected=f"{n} labels",
-                got=f"labels of shape {labels}, scores of shape {x}",
-                setting="bottom",
-            )
+        x = bottoms[0]
+        check_one_label(*bottoms)
         if self.bias_base is not None and self.bias_min > self.bias_max:
             raise Refusal(
                 "bias_min is above bias_max",
@@ -366,3 +371,145 @@ class LabelSpecificAdd(Elementwise):
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return 0
+
+
+@layer("LabelSpecificRescale", "label_specific_rescale_param")
+@dataclass(frozen=True)
+class LabelSpecificRescale(Elementwise):
+    """Multiplies the score of the label with `positive_weight`, the others with `negative_weight`.
+
+    `for_ip` leaves scores of labels that are not above 0 as they are. `bias_fix` adds
+    1 - positive_weight, so that a score of 1 stays; with `power_on_positive` the score s becomes
+    sign(s) |s|^positive_weight instead. With `positive_weight_base` that weight is
+    positive_weight_base (1 + gamma t)^-power, within positive_weight_min..positive_weight_max where
+    these are given, in pass t of phase TRAIN, the first being `iteration` + 1; the count belongs to
+    a snapshot. In phase TEST scores stay as they are, unless `rescale_test`. A second top of shape
+    (1,) shows positive_weight. `positive_lower_bound` and `negative_upper_bound` have no effect.
+
+    Shapes: scores (N, ...) with K values for each item, N labels -> top like the scores.
+    Source: the fork CaffeWindows.
+    """
+
+    positive_weight: float = 1.0
+    negative_weight: float = 1.0
+    rescale_test: bool = False
+    for_ip: bool = False
+    positive_weight_base: float | None = None
+    gamma: float = 0.0
+    power: float = 1.0
+    positive_weight_min: float | None = None
+    positive_weight_max: float | None = None
+    iteration: int = 0
+    bias_fix: bool = False
+    power_on_positive: bool = False
+    phase: Phase = Phase.TRAIN
+
+    bottoms: ClassVar[Arity] = exactly(2)
+    tops: ClassVar[Arity] = between(1, 2)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        check_one_label(*bottoms)
+        if self.gamma < 0:
+            raise Refusal(
+                "gamma is negative",
+                expected="gamma >= 0",
+                got=f"gamma {self.gamma:g}",
+                setting="gamma",
+            )
+        kept = (KeptType("passes", (), persistent=True),)
+        return Signature((bottoms[0], BlobType((1,))), kept=kept)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (True, False)
+
+    @property
+    def _rescales(self) -> bool:
+        return self.phase is Phase.TRAIN or self.rescale_test
+
+    def _weight(self, passes: float) -> float:
+        """Return the weight of labels in a pass, the first being 1."""
+        if self.positive_weight_base is None or self.phase is Phase.TEST:
+            return self.positive_weight
+        weight = self.positive_weight_base
+        weight *= math.pow(1 + self.gamma * (self.iteration + passes), -self.power)
+        if self.positive_weight_min is not None:
+            weight = max(weight, self.positive_weight_min)
+        if self.positive_weight_max is not None:
+            weight = min(weight, self.positive_weight_max)
+        return weight
+
+    def _labels(self, call: ForwardCall | BackwardCall) -> tuple[Array, Array]:
+        """Return the scores of the labels that are changed, and which elements (N, K) these are."""
+        xp, (x, labels) = call.xp, call.bottoms
+        rows = x.reshape(len(x), BlobType(x.shape).span(1))
+        index = class_index(xp, labels.reshape(-1), rows.shape[1])
+        own = rows[xp.arange(len(rows)), index]
+        return own, xp.arange(rows.shape[1]) == index[:, None]
+
+    def forward(self, call: ForwardCall) -> tuple[Array, ...]:
+        xp, x, passes = call.xp, call.bottoms[0], call.kept[0]
+        if self.phase is Phase.TRAIN:
+            passes[...] += 1
+        weight = self._weight(float(passes))
+        y = x
+        if self._rescales:
+            own, is_own = self._labels(call)
+            changed = self._changed(xp, own, weight)
+            rows = x.reshape(is_own.shape) * self.negative_weight
+            y = xp.where(is_own, changed[:, None], rows).reshape(x.shape)
+        return (y, xp.full((1,), weight, y.dtype))[: len(call.out)]
+
+    def _changed(self, xp: ArrayNamespace, own: Array, weight: float) -> Array:
+        """Return what becomes of the scores of labels."""
+        if self.power_on_positive:
+            changed = xp.sign(own) * xp.abs(own) ** weight
+        else:
+            changed = own * weight + (1 - weight if self.bias_fix else 0)
+        return xp.where(own > 0, changed, own) if self.for_ip else changed
+
+    def backward_reads(self) -> Reads:
+        return Reads.BOTTOM
+
+    def backward(self, call: BackwardCall) -> Gradients:
+        xp, dy = call.xp, call.top_diffs[0]
+        if not self._rescales:
+            return Gradients((dy, None))
+        weight = self._weight(float(call.kept[0]))
+        own, is_own = self._labels(call)
+        slope = xp.full(own.shape, weight, dy.dtype)
+        if self.power_on_positive:
+            slope = weight * xp.abs(own) ** (weight - 1)
+        if self.for_ip:
+            slope = xp.where(own > 0, slope, 1)
+        slopes = xp.where(is_own, slope[:, None], self.negative_weight).astype(dy.dtype)
+        return Gradients((dy * slopes.reshape(dy.shape), None))
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        if self.phase is Phase.TRAIN:
+            raise g.refuse("the weight of a pass in training has no ONNX form")
+        x, weight = bottoms[0], g.constant([self.positive_weight])
+        if not self.rescale_test:
+            return (x, weight)
+        n, classes = x.shape[0], BlobType(x.shape).span(1)
+        rows = g.reshape(x, (n, classes))
+        index = g.cast(g.reshape(bottoms[1], (n, 1)), "int64")
+        is_own = g.op("Equal", index, g.constant(g.xp.arange(classes)[None], "int64"))
+        changed = self._lower_changed(g, rows)
+        others = g.op("Mul", rows, g.constant(self.negative_weight))
+        return (g.reshape(g.op("Where", is_own, changed, others), x.shape), weight)
+
+    def _lower_changed(self, g: OnnxBuilder, x: Value) -> Value:
+        """Return what becomes of scores, were each that of a label."""
+        weight = g.constant(self.positive_weight)
+        changed: Value
+        if self.power_on_positive:
+            changed = g.op("Mul", g.op("Sign", x), g.op("Pow", g.op("Abs", x), weight))
+        else:
+            changed = g.op("Mul", x, weight)
+            if self.bias_fix:
+                changed = g.op("Add", changed, g.constant(1 - self.positive_weight))
+        if self.for_ip:
+            changed = g.op("Where", g.op("Greater", x, g.constant(0.0)), changed, x)
+        return changed

@@ -50,7 +50,8 @@ class Normalize(Layer):
     over the channels, as sqrt(sum(x^2) + 1e-6) or, with `normalize_type: "L1"`, sum(|x|) + 1e-6;
     there is no scale, and a second top gives the lengths. Its gradient reaches the bottom through
     the lengths too with `bp_norm`; with `fix_gradient` it is not divided by the length. A text that
-    sets a field of `norm_param` means SSD's.
+    sets a field of `norm_param` means SSD's. `softmax_param`, which nets of the latter leave where
+    SoftmaxWithLoss stood, has no effect.
 
     Shapes: bottom (N, C, ...) -> top (the same), lengths (N, 1, ...); SSD's param: () or (C,).
     Source: Liu, Rabinovich and Berg, ParseNet, 2015; Wang et al., NormFace, 2017.
@@ -66,6 +67,7 @@ class Normalize(Layer):
     top: tuple[str, ...] = ()
 
     tops: ClassVar[Arity] = between(1, 2)
+    leftovers: ClassVar[tuple[str, ...]] = ("softmax_param",)
     param_names: ClassVar[tuple[str, ...]] = ("scale",)
 
     @property

@@ -29,14 +29,17 @@ from netc.layers.types import (
 @layer("Parameter", "parameter_param")
 @dataclass(frozen=True)
 class Parameter(Layer):
-    """A top that is a param itself: it is trained, shared and saved like a weight, and starts at 0.
+    """A top that is a param itself: it is trained, shared and saved like a weight.
+
+    It starts as `blob_filler` says, at 0 without one.
 
     Shapes: no bottoms; param and top have the shape given in the text.
 
-    Source: BVLC Caffe.
+    Source: BVLC Caffe; `blob_filler` is CaffeWindows'.
     """
 
     shape: BlobShape = field(default_factory=BlobShape)
+    blob_filler: Filler = field(default_factory=Filler)
 
     bottoms: ClassVar[Arity] = exactly(0)
 
@@ -48,7 +51,9 @@ class Parameter(Layer):
                 got=BlobType(self.shape.dim),
                 setting="shape",
             )
-        return Signature((BlobType(self.shape.dim),), (ParamType(self.shape.dim, Filler()),))
+        return Signature(
+            (BlobType(self.shape.dim),), (ParamType(self.shape.dim, self.blob_filler),)
+        )
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         return (call.params[0],)

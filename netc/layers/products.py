@@ -201,6 +201,9 @@ class DropConnect(InnerProduct):
     dropconnect_ratio: float = 0.5
     phase: Phase = Phase.TRAIN
 
+    bottoms: ClassVar[Arity] = exactly(1)
+    leftovers: ClassVar[tuple[str, ...]] = ()
+
     def infer(self, *bottoms: BlobType) -> Signature:
         signature = super().infer(*bottoms)
         if not 0 <= self.dropconnect_ratio < 1:

@@ -388,6 +388,9 @@ class Layer:
     #: A gradient that would flow to a bottom which `gradient_bottoms` denies ends here, as if the
     #: bottom were constant; for other types a net that leads one there is refused.
     stops_gradients: ClassVar[bool] = False
+    #: Messages of other types that nets of a fork leave standing where this type took their place.
+    #: Neither the fork nor netc reads them.
+    leftovers: ClassVar[tuple[str, ...]] = ()
     #: A top with the name of its bottom is refused, as Caffe does.
     refuses_in_place: ClassVar[bool] = False
     #: What the params are called in other formats ("conv1.weight"), in order; params beyond are

@@ -41,6 +41,7 @@ IMPLEMENTATION_FIELDS = frozenset(
         "SplitParameter": "engine",
         # Read by nobody in its fork.
         "HeatmapDataParameter": "num_channels crop_meanfile",
+        "LabelSpecificRescaleParameter": "positive_lower_bound negative_upper_bound",
         # The same, and pictures that are written on the way.
         "CPMTransformationParameter": "visualize scale_cvg max_cvg_len min_cvg_len opaque_coverage "
         "coverage bbox_norm_factor img_header sigma_center num_total_augs",

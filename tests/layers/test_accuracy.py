@@ -188,6 +188,17 @@ def test_lowering_of_argmax_over_the_batch() -> None:
     check_lowering(ArgMax(axis=0, top_k=2), [smooth(4, 3)])
 
 
+def test_the_smallest_may_be_the_best() -> None:
+    x, labels = smooth(6, 4, 3), np.random.default_rng(0).integers(0, 4, (6, 3)).astype(float)
+    for top_k in (1, 2):
+        layer = Accuracy(top_k, min_is_better=True)
+        run = check_layer(layer, [x, labels], gradient=False)
+        assert run.tops[0] == forward(Accuracy(top_k), [-x, labels]).tops[0]
+        check_lowering(layer, [x, labels])
+    # Equal scores count against the label here, too.
+    assert forward(Accuracy(min_is_better=True), [np.zeros((1, 2)), np.zeros(1)]).tops[0] == 0
+
+
 # -- EltwiseAccuracy
 
 
@@ -209,7 +220,7 @@ def test_eltwise_accuracy_puts_the_larger_class_first(
     allowed = [*range(classes), *([] if ignore is None else [ignore])]
     labels = rng.choice(allowed, (n, 1, height, width)).astype(float)
     layer = EltwiseAccuracy(top_k, ignore_label=ignore)
-    run = check_layer(layer, [x, labels])
+    run = check_layer(layer, [x, labels], gradient=False)
     hits = seen = 0
     for i, row, column in np.ndindex(n, height, width):
         label = int(labels[i, 0, row, column])

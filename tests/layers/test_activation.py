@@ -22,12 +22,15 @@ from netc.layers.activation import (
     PReLU,
     ReLU,
     Sigmoid,
+    SoftTruncation,
     Swish,
     TanH,
     Threshold,
+    Truncation,
 )
 from netc.layers.fillers import Filler
 from netc.layers.types import BlobType, KeptType, Layer, ParamType, Phase, Reads, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import (
     Run,
     assert_close,
@@ -475,3 +478,26 @@ def test_dropout_may_scale_in_phase_test_instead() -> None:
     (y,) = forward(train, [x]).tops
     assert set(np.unique(y[y != 0] / x[y != 0]).round(12)) == {1.0}
     assert 0 < (y == 0).sum() < y.size
+
+
+# -- truncations of distances
+
+
+@definition("Truncation", "SoftTruncation")
+def test_truncations() -> None:
+    x = 4 * distinct(3, 5)
+    run = check_layer(Truncation(-1.0, 2.0), [x])
+    soft = check_layer(SoftTruncation(1.5), [x])
+    for place in np.ndindex(*x.shape):
+        assert run.tops[0][place] == min(max(x[place], -1.0), 2.0)
+        assert math.isclose(soft.tops[0][place], 1 - math.exp(-x[place] / 1.5))
+    assert check_lowering(Truncation(-1.0, 2.0), [x]) == ["Max", "Min"]
+    assert check_lowering(SoftTruncation(1.5), [x]) == ["Mul", "Exp", "Sub"]
+
+
+def test_the_bounds_of_a_truncation_pass_no_gradient() -> None:
+    run = forward(Truncation(), [np.array([-1.0, 0, 2, 5, 6])])
+    assert run.backward([np.ones(5)]).bottoms[0].tolist() == [0, 0, 1, 0, 0]
+    assert forward(Truncation(3.0, 1.0), [np.array([0.0, 2, 4])]).tops[0].tolist() == [1, 1, 1]
+    with pytest.raises(Refusal):
+        SoftTruncation(0.0).infer(BlobType((2,)))

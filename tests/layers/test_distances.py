@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from netc.errors import NetcError
-from netc.layers.distances import DistanceLoss, GeneralContrastiveLoss, GeneralTripletLoss
+from netc.layers.distances import (
+    DistanceLoss,
+    GeneralContrastiveLoss,
+    GeneralTripletLoss,
+    NCALoss,
+)
 from netc.layers.types import BlobType, Refusal
 from tests.support.audit import definition, note
 from tests.support.layer_harness import check_layer, distinct, forward
@@ -203,3 +208,58 @@ def test_from_text() -> None:
     net.forward()
     net.backward()
     assert net.data("means").shape == (2,) and net.param_diffs[0].any()
+
+
+# -- NCALoss
+
+
+@definition("NCALoss")
+@pytest.mark.parametrize("nearest", [False, True])
+@pytest.mark.parametrize("shape", [(5, 4), (5, 2, 2)])
+def test_nca(nearest: bool, shape: tuple[int, ...]) -> None:
+    layer = NCALoss(BOTH, min_negative_only=nearest)
+    # The means of the second top have no gradient.
+    check_layer(NCALoss(min_negative_only=nearest), [DISTANCES.reshape(shape), LABELS])
+    run = check_layer(layer, [DISTANCES.reshape(shape), LABELS], gradient=False)
+    total = own = others = 0.0
+    for i, label in enumerate(LABELS.astype(int)):
+        rest = [DISTANCES[i, j] for j in range(4) if j != label]
+        own += DISTANCES[i, label]
+        others += math.fsum(rest)
+        counted = [min(rest)] if nearest else rest
+        total += DISTANCES[i, label] + math.fsum(math.exp(-d) for d in counted)
+    assert math.isclose(run.tops[0], total / 5)
+    np.testing.assert_allclose(run.tops[1], [own / 5, others / 15])
+    assert len(check_lowering(layer, [DISTANCES.reshape(shape), LABELS])) > 5
+    check_lowering(NCALoss(min_negative_only=nearest), [DISTANCES.reshape(shape), LABELS])
+
+
+def test_factors_of_nca_count_for_the_gradient() -> None:
+    factors = np.array([1.0, 2, 3, 4, 5])
+    plain = forward(NCALoss(), [DISTANCES, LABELS])
+    weighted = forward(NCALoss(), [DISTANCES, LABELS, factors])
+    assert plain.tops[0] == weighted.tops[0]
+    dx = plain.backward([np.array(2.0)]).bottoms[0]
+    found = weighted.backward([np.array(2.0)]).bottoms
+    np.testing.assert_allclose(found[0], dx * factors[:, None] / 3)
+    assert found[1:] == (None, None)
+
+
+def test_nca_refuses_what_the_others_do() -> None:
+    with pytest.raises(Refusal, match="one factor for each item"):
+        NCALoss().infer(BlobType((5, 4)), BlobType((5,)), BlobType((4,)))
+    with pytest.raises(Refusal, match="no other class"):
+        NCALoss().infer(BlobType((5, 1)), BlobType((5,)))
+
+
+def test_a_loss_may_have_the_settings_of_another_beside_its_own() -> None:
+    graph = graph_of(
+        """
+        layer { name: "d" type: "Input" top: "d" top: "l"
+          input_param { shape { dim: 5 dim: 4 } shape { dim: 5 } } }
+        layer { name: "loss" type: "GeneralContrastiveLoss" bottom: "d" bottom: "l" top: "loss"
+          general_contrastive_loss_param { negative_margin: 0.5 }
+          general_triplet_loss_param { margin: 1 } }
+        """
+    )
+    assert graph.nodes[1].layer == GeneralContrastiveLoss(("loss",), negative_margin=0.5)

@@ -201,3 +201,12 @@ def test_gabor_filters(
             wave = math.cos((x * math.cos(angle) - y * math.sin(angle)) * rate + phase)
             expected = [part * height * bell * wave for part in color]
             assert found[:, row, column] == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3), (5,), ()])
+def test_a_gaussian_unitball_has_units_of_length_1(shape: tuple[int, ...]) -> None:
+    values = draw(Filler("gaussian_unitball"), shape)
+    assert values.shape == shape
+    rows = np.asarray(values, np.float64).reshape(shape[0] if shape else 1, -1)
+    np.testing.assert_allclose((rows**2).sum(axis=1), 1, rtol=1e-5)
+    assert (rows < 0).any() or rows.size < 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from netc.errors import NetcError
 from netc.layers.innerproduct import Embed, InnerProduct
 from netc.layers.types import BlobType, Refusal
 from tests.support.layer_harness import (
@@ -14,6 +15,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
+from tests.support.nets import executor_of, graph_of
 
 
 @pytest.mark.parametrize("name", vector_names("innerproduct", "embed"))
@@ -119,3 +121,53 @@ def test_embed_refused(layer, setting):
     with pytest.raises(Refusal) as caught:
         layer.infer(BlobType((2,)))
     assert caught.value.setting == setting
+
+
+# -- weights as bottoms
+
+
+def with_weights(settings: str, bottoms: str = "") -> str:
+    return f"""
+        layer {{ name: "in" type: "Input" top: "x" top: "w" top: "b" input_param {{
+          shape {{ dim: 3 dim: 2 dim: 2 }} shape {{ dim: 5 dim: 4 }} shape {{ dim: 5 }} }} }}
+        layer {{ name: "ip" type: "InnerProduct" bottom: "x" bottom: "w" {bottoms} top: "y"
+          inner_product_param {{ {settings} }} inner_distance_param {{ distance_type: "L2" }} }}
+    """
+
+
+@pytest.mark.parametrize(
+    ("settings", "bottoms", "params"),
+    [
+        ("bias_term: false", "", 0),
+        ("num_output: 5 bias_filler { value: 2 }", "", 1),
+        ("", 'bottom: "b"', 0),
+    ],
+)
+def test_weights_may_be_a_bottom(settings: str, bottoms: str, params: int) -> None:
+    graph = graph_of(with_weights(settings, bottoms))
+    net = executor_of(graph, keep="all")
+    assert len(net.params) == params
+    x, w, b = smooth(3, 2, 2), smooth(5, 4, seed=1), smooth(5, seed=2)
+    for name, values in zip("xwb", (x, w, b), strict=True):
+        net.data(name)[...] = values
+    net.forward()
+    bias = b if bottoms else 2.0 * params
+    np.testing.assert_allclose(net.data("y"), x.reshape(3, 4) @ w.T + bias, rtol=1e-5, atol=1e-6)
+    if params:
+        assert [use.param for use in graph.nodes[-1].params] == [0]
+        assert graph.nodes[-1].name == "ip" and net.params[0].shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bottoms"),
+    [
+        ("num_output: 4", ""),
+        ("axis: 2", ""),
+        ("transpose: true", ""),
+        ("bias_term: false", 'bottom: "b"'),
+        ("", 'bottom: "w"'),
+    ],
+)
+def test_weights_that_do_not_suit_are_refused(settings: str, bottoms: str) -> None:
+    with pytest.raises(NetcError, match=r"do not suit bottom 0|without a bias"):
+        graph_of(with_weights(settings, bottoms))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from netc.layers.innerproduct import InnerProduct
 from netc.layers.margin import (
     LabelSpecificAdd,
+    LabelSpecificRescale,
     LargeMarginInnerProduct,
     MarginInnerProduct,
     MarginProduct,
@@ -15,7 +17,7 @@ from netc.layers.margin import (
 )
 from netc.layers.types import BlobType, Layer, Phase, Refusal
 from tests.support.audit import definition
-from tests.support.layer_harness import check_layer, forward, smooth
+from tests.support.layer_harness import check_layer, distinct, forward, smooth
 from tests.support.lowering import check_lowering
 from tests.support.nets import executor_of, graph_of
 
@@ -146,6 +148,71 @@ def test_no_margin_in_tests() -> None:
     check_lowering(layer, [smooth(6, 3), LABELS])
 
 
+# -- LabelSpecificRescale --------------------------------------------------------------------------
+
+
+@definition("LabelSpecificRescale")
+def rescaled(layer: LabelSpecificRescale, x: np.ndarray, weight: float) -> np.ndarray:
+    y = x.copy()
+    for i, j in np.ndindex(*x.shape):
+        if j != LABELS[i]:
+            y[i, j] *= layer.negative_weight
+        elif x[i, j] > 0 or not layer.for_ip:
+            if layer.power_on_positive:
+                y[i, j] = math.copysign(abs(x[i, j]) ** weight, x[i, j])
+            else:
+                y[i, j] = x[i, j] * weight + (1 - weight) * layer.bias_fix
+    return y
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LabelSpecificRescale(),
+        LabelSpecificRescale(0.5, 2.0),
+        LabelSpecificRescale(0.5, 2.0, for_ip=True),
+        LabelSpecificRescale(0.5, bias_fix=True),
+        LabelSpecificRescale(1.5, -1.0, power_on_positive=True, for_ip=True),
+        LabelSpecificRescale(2.0, power_on_positive=True, bias_fix=True),
+    ],
+)
+def test_labels_are_rescaled(layer: LabelSpecificRescale, phase: Phase) -> None:
+    layer = replace(layer, rescale_test=True, phase=phase)
+    x = distinct(6, 3)
+    run = check_layer(layer, [x, LABELS])
+    np.testing.assert_allclose(run.tops[0], rescaled(layer, x, layer.positive_weight))
+    assert run.tops[1] == layer.positive_weight
+    if phase is Phase.TEST:
+        check_lowering(layer, [x, LABELS])
+
+
+def test_the_weight_of_labels_falls_with_the_passes() -> None:
+    layer = LabelSpecificRescale(
+        9.0, positive_weight_base=2.0, gamma=0.1, power=2, iteration=3, positive_weight_min=0.8,
+        positive_weight_max=1.3,
+    )  # fmt: skip
+    kept, seen = [np.zeros(())], []
+    for step in range(8):
+        run = forward(layer, [smooth(6, 3), LABELS], kept=kept)
+        kept = list(run.kept)
+        want = min(max(2 * (1 + 0.1 * (3 + step + 1)) ** -2, 0.8), 1.3)
+        np.testing.assert_allclose(run.tops[0], rescaled(layer, smooth(6, 3), want), rtol=1e-6)
+        [dx, _] = run.backward([np.ones((6, 3)), np.zeros(1)]).bottoms
+        np.testing.assert_allclose(dx[np.arange(6), LABELS.astype(int)], want)
+        seen.append(float(run.tops[1][0]))
+    assert max(seen) < 1.3 and seen[-1] == 0.8
+    assert layer.infer(BlobType((6, 3)), BlobType((6,))).kept[0].persistent
+
+
+def test_scores_stay_in_tests() -> None:
+    layer = LabelSpecificRescale(3.0, 2.0, phase=Phase.TEST)
+    run = check_layer(layer, [smooth(6, 3), LABELS])
+    np.testing.assert_array_equal(run.tops[0], smooth(6, 3))
+    assert run.tops[1] == 3
+    check_lowering(layer, [smooth(6, 3), LABELS])
+
+
 @pytest.mark.parametrize(
     ("layer", "shapes", "setting"),
     [
@@ -156,6 +223,8 @@ def test_no_margin_in_tests() -> None:
         (LabelSpecificAdd(), [(2, 3), (2, 2)], "bottom"),
         (LabelSpecificAdd(bias_base=1, bias_min=2), [(2, 3), (2,)], "bias_min"),
         (LabelSpecificAdd(bias_gamma=-1), [(2, 3), (2,)], "bias_gamma"),
+        (LabelSpecificRescale(), [(2, 3), (2, 2)], "bottom"),
+        (LabelSpecificRescale(gamma=-1), [(2, 3), (2,)], "gamma"),
     ],
 )
 def test_refuses(layer: Layer, shapes: list[tuple[int, ...]], setting: str) -> None:

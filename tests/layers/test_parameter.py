@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netc.layers.fillers import Filler
 from netc.layers.input import BlobShape
 from netc.layers.parameter import Parameter
 from netc.layers.types import Refusal
@@ -56,3 +57,9 @@ def test_it_starts_at_zero_and_is_shared_like_a_weight() -> None:
 def test_a_negative_size() -> None:
     with pytest.raises(Refusal, match="negative size"):
         Parameter(shape=BlobShape((2, -1))).infer()
+
+
+def test_it_may_start_as_a_filler_says() -> None:
+    text = TEXT.replace("parameter_param {", "parameter_param { blob_filler { value: 3 }", 1)
+    graph = graph_of(text)
+    assert graph.params[0].filler == Filler(value=3.0)

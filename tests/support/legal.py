@@ -342,6 +342,10 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
         Suits(("N 3", "N", "N 3"), {}, {1: below(3), 2: positive}),
     ),
+    "NCALoss": (
+        Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
+        Suits(("N 3", "N", "N"), {}, {1: below(3), 2: positive}),
+    ),
     "GeneralTripletLoss": (
         Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
         Suits(("N 3", "N", "N"), {}, {1: below(3), 2: positive}),
@@ -362,6 +366,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "L1Loss": (_two(),),
     "LSTM": _RECURRENT,
     "LSTMUnit": (Suits(("1 N 2", "1 N 8", "1 N"), values={2: below(2)}, tops=(2,)),),
+    "LabelSpecificRescale": (Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),),
     "LabelSpecificAdd": (Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),),
     "LargeMarginInnerProduct": (
         Suits(("N C", "N"), {"num_output": 3}, {1: below(2)}, ("num_output",), (1, 2)),
