@@ -241,9 +241,16 @@ def upgrade_solver(solver: M, places: Places | None = None) -> tuple[M, list[str
     Its inline nets are not touched. `places`, where given, is changed along.
     """
     old: Any = solver
-    if not old.HasField("solver_type"):
-        return solver, []
     places = places or Places(Span("<solver>"))
+    new: Any = type(old)()
+    new.CopyFrom(solver)
+    changes: list[str] = []
+    if _never_tests(old):
+        new.ClearField("test_iter")
+        places.fields.pop("test_iter", None)
+        changes.append("test_iter left out: without a test net and with test_interval 0 of no use")
+    if not old.HasField("solver_type"):
+        return (new, changes) if changes else (solver, [])
     if old.HasField("type"):
         problem = Problem(
             "solver_type and type are both set",
@@ -253,14 +260,21 @@ def upgrade_solver(solver: M, places: Places | None = None) -> tuple[M, list[str
             hint="delete solver_type",
         )
         raise NetcError(problem)
-    new: Any = type(old)()
-    new.CopyFrom(solver)
     enum = new.DESCRIPTOR.fields_by_name["solver_type"].enum_type
     name = enum.values_by_number[new.solver_type].name
     new.type = _SOLVER_TYPES[name]
     new.ClearField("solver_type")
     places.move("solver_type", places, "type")
-    return new, [f'solver_type: {name} is now type: "{new.type}"']
+    return new, [*changes, f'solver_type: {name} is now type: "{new.type}"']
+
+
+def _never_tests(solver: Any) -> bool:
+    """Tell whether a solver says that it never tests, and how long, as those of early 2014 may."""
+    fields = ("train_net", "train_net_param")
+    trained = any(solver.HasField(name) for name in fields)
+    tested = solver.test_net or solver.test_net_param
+    never = solver.HasField("test_interval") and not solver.test_interval
+    return bool(solver.test_iter and trained and not tested and never)
 
 
 def _needs_upgrade(net: Any) -> bool:

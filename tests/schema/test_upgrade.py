@@ -500,3 +500,18 @@ layers { name: "t" type: VIDEO_WITH_VOXEL_TRUTH_DATA top: "d2" top: "t"
     assert (changes.mean_file, changes.crop_size, changes.mirror) == ("m", 112, True)
     assert list(voxels.transform_param.mean_value) == [128]
     assert voxels.image_data_param.is_flow and not voxels.image_data_param.HasField("mean_value")
+
+
+def test_a_solver_that_never_tests_need_not_say_for_how_long() -> None:
+    text = 'train_net: "a" test_iter: 0 test_interval: 0'
+    source = read_solver("solver.prototxt", text)
+    assert not source.message.test_iter
+    (change,) = source.upgraded
+    assert change.startswith("test_iter left out")
+    for kept in (
+        'net: "a" test_iter: 1 test_interval: 0',
+        'train_net: "a" test_net: "b" test_iter: 1 test_interval: 0',
+        'train_net: "a" test_iter: 1',
+        'train_net: "a" test_iter: 1 test_interval: 5',
+    ):
+        assert list(read_solver("solver.prototxt", kept).message.test_iter) == [1]
