@@ -190,7 +190,7 @@ class ImageListSource(FileListSource):
         """Return an image of the list, its shorter side of the length that `new_dim` asks for."""
         side = self._images.new_dim
         if not side:
-            return image
+            return self._enlarged(image)
         height, width = image.shape[1:]
         scale = np.float32(side) / np.float32(min(height, width))
         # The fork computes in float32, and rounds halves up.
@@ -199,6 +199,21 @@ class ImageListSource(FileListSource):
             for length in (height, width)
         )
         return resize(image, height, width, bicubic=self._images.bicubic)
+
+    def _enlarged(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image with the side that `min_height` and `min_width` miss most."""
+        layer = self._images
+        height, width = image.shape[1:]
+        more_h, more_w = layer.min_height - height, layer.min_width - width
+        if layer.new_height or not layer.min_height or max(more_h, more_w) <= 0:
+            return image
+        # The fork computes in float32, and rounds halves up.
+        rows, columns = np.float32(height), np.float32(width)
+        if more_w > more_h:
+            height = int(float(np.float32(layer.min_width) * (rows / columns)) + 0.5)
+            return resize(image, height, layer.min_width)
+        width = int(float(np.float32(layer.min_height) * (columns / rows)) + 0.5)
+        return resize(image, layer.min_height, width)
 
     @staticmethod
     def assume(layer: ImageData, opening: Opening) -> Item | None:

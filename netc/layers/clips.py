@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from netc.layers.data import ImageReader, check_new_size
+from netc.layers.data import ImageReader, check_size
 from netc.layers.registry import layer
 from netc.layers.transform import TransformParam
 from netc.layers.types import (
@@ -46,7 +46,7 @@ class ClipReader(ImageReader):
 
     def check(self) -> None:
         super().check()
-        check_new_size(self.new_height, self.new_width)
+        check_size("new", self.new_height, self.new_width)
         if self.new_length < 1:
             raise Refusal(
                 "new_length is missing",

@@ -170,16 +170,25 @@ class Data(ImageReader):
         return False if self.transform_param.force_gray else None
 
 
-def check_new_size(height: int, width: int) -> None:
-    """Refuse a size to resize to of which only one side is given."""
+def check_size(stem: str, height: int, width: int) -> None:
+    """Refuse a size of which only one side is given; `stem` begins the settings' names: "new"."""
     if (height > 0) != (width > 0):
-        given, missing = ("new_height", "new_width") if height else ("new_width", "new_height")
+        given, missing = f"{stem}_height", f"{stem}_width"
+        if not height:
+            given, missing = missing, given
         raise Refusal(
             f"{given} is set without {missing}",
             expected="both, or neither",
-            got=f"new_height {height}, new_width {width}",
+            got=f"{stem}_height {height}, {stem}_width {width}",
             setting=given,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ListTransform(TransformParam):
+    """The `transform_param` of ImageData: `flow`, of LRCN, has no effect on images from files."""
+
+    flow: bool = False
 
 
 @layer("ImageData", "image_data_param")
@@ -191,11 +200,14 @@ class ImageData(ImageReader):
     it is, so it ends with a slash. Each image is decoded to 3 channels in the order B, G, R (to 1
     without `is_color`) and, when both are given, resized to `new_height` and `new_width`
     bilinearly; with `new_dim` so that its shorter side has that length, `bicubic` or bilinearly.
+    Otherwise an image that is lower than `min_height` or narrower than `min_width` gets that side,
+    the one that lacks more, and keeps its proportions.
     `shuffle` draws a new order for every pass over the list. Caffe insists on the label top; here
     it may be left out.
 
     Shapes: image (C, H, W), resized -> tops (N, C, H', W'), cropped, and labels (N,).
-    Source: BVLC Caffe; `new_dim` and `bicubic` the fork of channel pruning.
+    Source: BVLC Caffe; `new_dim` and `bicubic` the fork of channel pruning, `min_height` and
+    `min_width` that of LRCN.
     """
 
     batch_size: int = 1
@@ -204,14 +216,18 @@ class ImageData(ImageReader):
     new_width: int = 0
     new_dim: int = 0
     bicubic: bool = False
+    min_height: int = 0
+    min_width: int = 0
     is_color: bool = True
     root_folder: str = ""
+    transform_param: ListTransform = field(default_factory=ListTransform)
 
     message: ClassVar[str] = "image_data_param"
 
     def check(self) -> None:
         super().check()
-        check_new_size(self.new_height, self.new_width)
+        check_size("new", self.new_height, self.new_width)
+        check_size("min", self.min_height, self.min_width)
         if self.new_dim and self.new_height:
             raise Refusal(
                 "an image is given two sizes",

@@ -20,6 +20,7 @@ from netc.layers.types import (
     KeptType,
     Layer,
     OnnxBuilder,
+    Part,
     Reads,
     Refusal,
     Signature,
@@ -247,6 +248,47 @@ class Split(Layer):
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
         return (bottoms[0],) * len(self.top)
+
+
+@dataclass(frozen=True)
+class _Exchange(Layer):
+    """Base of what several processes exchange: a net of one process has every blob whole."""
+
+    bottoms: ClassVar[Arity] = at_least(1)
+    tops: ClassVar[Arity] = at_least(1)
+    tops_match_bottoms: ClassVar[bool] = True
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
+        """Return each bottom as the top of its place."""
+        alone = len(bottoms) == 1
+        return tuple(
+            Part("" if alone else f".{i}", Split(("top",)), (f"$b{i}",), (f"$t{i}",))
+            for i in range(len(bottoms))
+        )
+
+
+@layer("Gather")
+@dataclass(frozen=True)
+class Gather(_Exchange):
+    """Each bottom, with the items that other processes have of it behind one another.
+
+    netc trains in one process, in which each top is its bottom.
+
+    Shapes: bottoms (any) -> tops (the same).
+    Source: yjxiong's fork, which trains with MPI.
+    """
+
+
+@layer("Scatter")
+@dataclass(frozen=True)
+class Scatter(_Exchange):
+    """The items of each bottom, shared out among processes: what Gather undoes.
+
+    netc trains in one process, in which each top is its bottom.
+
+    Shapes: bottoms (any) -> tops (the same).
+    Source: yjxiong's fork, which trains with MPI.
+    """
 
 
 @dataclass(frozen=True)

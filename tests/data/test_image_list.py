@@ -148,6 +148,30 @@ def test_the_shorter_side_may_be_given(
     np.testing.assert_array_equal(found[0], want.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ((5, 9), (8, 14)),  # lacks height: 8 * 9 / 5 is 14.4
+        ((7, 4), (11, 6)),  # lacks more width than height: 6 * 7 / 4 is 10.5
+        ((8, 5), (10, 6)),
+        ((6, 4), (8, 5)),  # as much of both: then it is the height, and the width stays short
+        ((9, 7), (9, 7)),
+    ],
+)
+def test_small_images_are_enlarged(
+    write_images: WriteImages, open_layer: OpenLayer, stored, wanted
+) -> None:
+    image = pixels(*stored, 3)
+    settings = {"min_height": 8, "min_width": 6, "batch_size": 1}
+    ((found, _),) = batches(open_layer(layer(write_images([image]), **settings)), 1)
+    want = cv2.resize(image, wanted[::-1])
+    np.testing.assert_array_equal(found[0], want.transpose(2, 0, 1))
+    # A size that is given counts more.
+    settings |= {"new_height": 3, "new_width": 3}
+    ((found, _),) = batches(open_layer(layer(write_images([image]), **settings)), 1)
+    np.testing.assert_array_equal(found[0], cv2.resize(image, (3, 3)).transpose(2, 0, 1))
+
+
 def test_the_mean_belongs_to_the_resized_image(
     write_images: WriteImages, open_layer: OpenLayer
 ) -> None:
@@ -285,6 +309,7 @@ def test_photographs(open_layer: OpenLayer, tmp_path: Path) -> None:
     [
         ({"new_dim": 6, "new_height": 6, "new_width": 6}, "given two sizes"),
         ({"bicubic": True}, "bicubic is set without new_dim"),
+        ({"min_width": 6}, "min_width is set without min_height"),
     ],
 )
 def test_sizes_that_contradict(settings: dict[str, object], what: str) -> None:

@@ -18,13 +18,16 @@ from netc.layers.shape import (
     Concat,
     Crop,
     Flatten,
+    Gather,
     Reshape,
+    Scatter,
     Silence,
     Slice,
     Split,
     Tile,
 )
 from netc.layers.types import BlobType, Layer, Reads, Refusal
+from tests.support.audit import definition
 from tests.support.layer_harness import (
     assert_close,
     check_layer,
@@ -35,6 +38,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
+from tests.support.nets import executor_of, net_of
 
 Shape = tuple[int, ...]
 
@@ -221,6 +225,30 @@ def test_slices_that_do_not_fit(layer: Layer, shape: Shape, what: str) -> None:
 
 def test_slices_of_nothing() -> None:
     assert tops_of(Slice(top=("a", "b")), (2, 0, 3)) == [(2, 0, 3)] * 2
+
+
+# -- Gather, Scatter -------------------------------------------------------------------------------
+
+
+@definition("Gather", "Scatter")
+def in_one_process(x: np.ndarray) -> np.ndarray:
+    return x.copy()
+
+
+@pytest.mark.parametrize("cls", [Gather, Scatter])
+def test_what_processes_exchange_stays_in_one(cls):
+    net = net_of(
+        'input: "a" input_shape { dim: 3 dim: 2 } input: "b" input_shape { dim: 3 }\n'
+        f'layer {{ name: "x" type: "{cls.type}" bottom: "a" bottom: "b" top: "c" top: "d" }}\n'
+        f'layer {{ name: "y" type: "{cls.type}" bottom: "c" top: "e" }}\n'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "e" bottom: "d" top: "loss" }'
+    )
+    run = executor_of(net.graph, keep="all")
+    x, labels = smooth(3, 2), np.array([0.0, 1.0, 1.0])
+    run.data("a")[...], run.data("b")[...] = x, labels
+    run.forward()
+    np.testing.assert_array_equal(run.data("e"), in_one_process(x.astype(np.float32)))
+    np.testing.assert_array_equal(run.data("d"), in_one_process(labels))
 
 
 # -- Split, Silence --------------------------------------------------------------------------------
