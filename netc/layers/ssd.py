@@ -56,13 +56,15 @@ class PriorBox(Layer):
     lies at ((x + offset) * step_w, (y + offset) * step_h). Sizes and steps are pixels of the image;
     those of min_size and max_size are cut down to whole ones, as in the fork. Without `step` the
     positions cover the image evenly. The image is bottom 1, or of `img_size`. With `clip` boxes end
-    at its border.
+    at its border. With `denser_prior_boxes` each box is followed by another one that lies at
+    (y + 1) * step_h; nets of TextBoxes, whose fork knows no other boxes, want it.
 
     Shapes: feature map (N, C, H, W), image (N, C', H', W') -> top (1, 2, H * W * boxes * 4): the
     boxes, and for each of their numbers the `variance` (one for all, or one for each of the four).
 
     Source: SSD's fork of Caffe (Liu et al., ECCV 2016); `width` and `height` as OpenCV reads them
-    in the nets of OpenVINO, which call the type PriorBoxClustered.
+    in the nets of OpenVINO, which call the type PriorBoxClustered; the denser boxes, Liao et al.,
+    "TextBoxes++", 2018.
     """
 
     min_size: tuple[float, ...] = ()
@@ -80,6 +82,7 @@ class PriorBox(Layer):
     offset: float = 0.5
     width: tuple[float, ...] = ()
     height: tuple[float, ...] = ()
+    denser_prior_boxes: bool = False
 
     bottoms: ClassVar[Arity] = between(1, 2)
 
@@ -210,6 +213,10 @@ class PriorBox(Layer):
 
     def _boxes(self) -> list[tuple[float, float]]:
         """Return width and height of the boxes at each position, in pixels."""
+        boxes = self._sizes()
+        return [box for box in boxes for _ in range(2)] if self.denser_prior_boxes else boxes
+
+    def _sizes(self) -> list[tuple[float, float]]:
         if self.width:
             return list(zip(self.width, self.height, strict=True))
         ratios = [1.0]
@@ -236,7 +243,8 @@ class PriorBox(Layer):
         boxes = self._boxes()
         table = xp.empty((2, rows, columns, len(boxes), 4), dtype="float64")
         x = ((xp.arange(columns) + self.offset) * step_w)[None, :, None]
-        y = ((xp.arange(rows) + self.offset) * step_h)[:, None, None]
+        offsets = (self.offset, 1.0) * (len(boxes) // 2) if self.denser_prior_boxes else self.offset
+        y = (xp.arange(rows)[:, None, None] + xp.asarray(offsets)) * step_h
         wide, high = (xp.asarray(side, dtype="float64") / 2 for side in zip(*boxes, strict=True))
         table[0, ..., 0] = (x - wide) / width
         table[0, ..., 1] = (y - high) / height
@@ -276,10 +284,21 @@ class SaveOutputParam:
     resize_param: ResizeParam | None = None
 
 
+# What nets of TextBoxes lack, whose fork always makes these boxes.
+_DENSER = "\ntwice as many boxes are made with prior_box_param { denser_prior_boxes: true }"
+
+
 def check_predictions(
-    bottoms: tuple[BlobType, ...], classes: int | None, share_location: bool, message: str
+    bottoms: tuple[BlobType, ...],
+    classes: int | None,
+    share_location: bool,
+    message: str,
+    numbers: int = 4,
 ) -> tuple[int, int]:
-    """Refuse locations, confidences and priors that do not match; return classes and priors."""
+    """Refuse locations, confidences and priors that do not match; return classes and priors.
+
+    A location has so many `numbers`.
+    """
     if not classes:
         raise Refusal(
             "num_classes is missing",
@@ -312,7 +331,7 @@ def check_predictions(
             setting="bottom",
         )
     n_priors = priors.span(2) // 4
-    per_prior = 4 if share_location else 4 * classes
+    per_prior = numbers if share_location else numbers * classes
     for name, blob, wanted in (
         ("location", location, per_prior),
         ("confidence", confidence, classes),
@@ -324,7 +343,9 @@ def check_predictions(
                 f"{n_priors} priors",
                 got=f"{blob.span(1)}, shape {blob}",
                 hint="compare num_output of the prediction layers with the boxes that their "
-                "PriorBox layer makes at each position, and num_classes",
+                "PriorBox layer makes at each position, and num_classes"
+                + _DENSER
+                * (blob.span(1) == 2 * n_priors * wanted),
                 setting="bottom",
             )
     return classes, n_priors
@@ -384,6 +405,10 @@ def check_classes(
         )
 
 
+# Where a prior has x and y of the four corners that its polygon has.
+_POLYGON = (0, 1, 2, 1, 2, 3, 0, 3)
+
+
 @layer("DetectionOutput", "detection_output_param")
 @dataclass(frozen=True)
 class DetectionOutput(Layer):
@@ -408,11 +433,16 @@ class DetectionOutput(Layer):
     exported net R is the largest number there can be, N * keep_top_k as a rule, and rows that are
     left over hold -1. Equal scores: the lower class and prior come first.
 
+    With `use_polygon` a location has eight numbers more, which move the corners of the prior: left
+    and right of the upper side, right and left of the lower one. The top is (1, 1, R, 15), with
+    x and y of these four behind the box, which alone tells what overlaps.
+
     `save_output_param` and `visualize`, by which the fork writes files and opens windows, do
     nothing here, nor does the fourth bottom, where it is the images to draw on.
 
     Source: SSD's fork of Caffe (Liu et al., ECCV 2016); two steps: Zhang et al., "Single-shot
-    refinement neural network for object detection", CVPR 2018, and their fork.
+    refinement neural network for object detection", CVPR 2018, and their fork; polygons: Liao et
+    al., "TextBoxes++", 2018, and theirs.
     """
 
     num_classes: int | None = None
@@ -428,6 +458,7 @@ class DetectionOutput(Layer):
     visualize_threshold: float | None = None
     save_file: str = ""
     objectness_score: float | None = None
+    use_polygon: bool = False
     transform_param: ImageTransform | None = None
 
     bottoms: ClassVar[Arity] = between(3, 5)
@@ -436,9 +467,14 @@ class DetectionOutput(Layer):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         classes, n_priors = check_predictions(
-            bottoms, self.num_classes, self.share_location, "detection_output_param"
+            bottoms,
+            self.num_classes,
+            self.share_location,
+            "detection_output_param",
+            self._numbers,
         )
         self.nms_param.check()
+        self._check_polygons(len(bottoms))
         if not self._selection.labels:
             raise Refusal(
                 "there is no class but the background",
@@ -456,7 +492,23 @@ class DetectionOutput(Layer):
         if self._has_steps(len(bottoms)):
             self._check_first_step(bottoms, n_priors)
         rows = bottoms[0].shape[0] * self._selection.per_image(n_priors)
-        return Signature((BlobType((1, 1, rows, DETECTION)),))
+        return Signature((BlobType((1, 1, rows, DETECTION - 4 + self._numbers)),))
+
+    @property
+    def _numbers(self) -> int:
+        """How many numbers a location has, and a box with its polygon."""
+        return 4 + len(_POLYGON) if self.use_polygon else 4
+
+    def _check_polygons(self, n_bottoms: int) -> None:
+        suits = self.code_type is CodeType.CENTER_SIZE and not self.variance_encoded_in_target
+        if self.use_polygon and (not suits or self._has_steps(n_bottoms)):
+            raise Refusal(
+                "polygons are told in one way only",
+                expected="code_type: CENTER_SIZE, variance_encoded_in_target: false, and one step",
+                got=f"code_type {self.code_type.name}, variance_encoded_in_target "
+                f"{str(self.variance_encoded_in_target).lower()}, {n_bottoms} bottoms",
+                setting="use_polygon",
+            )
 
     def _has_steps(self, n_bottoms: int) -> bool:
         return n_bottoms > 4 or self.objectness_score is not None
@@ -503,8 +555,13 @@ class DetectionOutput(Layer):
         if len(call.bottoms) > 4:
             moves = call.bottoms[4].reshape(n, n_priors, 1, 4)
             priors = self._decoded(xp, moves, priors, variances)
-        numbers = location.reshape(n, n_priors, per_prior, 4)
-        boxes = self._decoded(xp, numbers, priors, variances).swapaxes(1, 2)
+        numbers = location.reshape(n, n_priors, per_prior, self._numbers)
+        boxes = self._decoded(xp, numbers[..., :4], priors, variances)
+        if self.use_polygon:
+            sizes = (priors[..., 2:] - priors[..., :2]) * variances[:, None, :2]
+            moves = numbers[..., 4:] * xp.concatenate([sizes] * 4, axis=-1)
+            boxes = xp.concatenate([boxes, moves + priors[..., list(_POLYGON)]], axis=-1)
+        boxes = boxes.swapaxes(1, 2)
         if not self.share_location:
             boxes = boxes[:, labels]
         scores = confidence.reshape(n, n_priors, classes)
@@ -553,11 +610,11 @@ class DetectionOutput(Layer):
     def _lower_sorted(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], order: Value, labels: list[int]
     ) -> Value:
-        """Return the decoded boxes (N, classes, k, 4) in the order of their scores."""
-        n, count, k = order.shape
+        """Return the decoded boxes (N, classes, k, 4 or 12) in the order of their scores."""
+        (n, count, k), width = order.shape, self._numbers
         n_priors = BlobType(bottoms[2].shape).span(2) // 4
-        per_prior = BlobType(bottoms[0].shape).span(1) // (4 * n_priors)
-        numbers = g.reshape(bottoms[0], (n, n_priors, per_prior, 4))
+        per_prior = BlobType(bottoms[0].shape).span(1) // (width * n_priors)
+        numbers = g.reshape(bottoms[0], (n, n_priors, per_prior, width))
         table = g.reshape(bottoms[2], (2, n_priors, 1, 4))
         priors, variances = (
             g.op("Gather", table, g.constant(part, "int64"), axis=0) for part in (0, 1)
@@ -565,11 +622,14 @@ class DetectionOutput(Layer):
         if len(bottoms) > 4:
             moves = g.reshape(bottoms[4], (n, n_priors, 1, 4))
             priors = self._lower_decoded(g, moves, priors, variances)
-        boxes = self._lower_decoded(g, numbers, priors, variances)
+        if self.use_polygon:
+            boxes = self._lower_polygons(g, numbers, priors, variances)
+        else:
+            boxes = self._lower_decoded(g, numbers, priors, variances)
         if self.share_location:
-            boxes = g.reshape(boxes, (n, n_priors, 4))
+            boxes = g.reshape(boxes, (n, n_priors, width))
             found = g.op("GatherND", boxes, g.reshape(order, (n, count * k, 1)), batch_dims=1)
-            return g.reshape(found, (n, count, k, 4))
+            return g.reshape(found, (n, count, k, width))
         boxes = g.op("Transpose", boxes, perm=[0, 2, 1, 3])
         boxes = g.op("Gather", boxes, g.constant(labels, "int64"), axis=1)
         sorted_boxes: Value = g.op(
@@ -583,6 +643,23 @@ class DetectionOutput(Layer):
         if not self.variance_encoded_in_target:
             numbers = g.op("Mul", numbers, variances)
         return lower_decode(g, numbers, priors, self.code_type)
+
+    def _lower_polygons(
+        self, g: OnnxBuilder, numbers: Value, priors: Value, variances: Value
+    ) -> Value:
+        """Return boxes with their polygons (N, priors, 1 or classes, 12)."""
+
+        def part(x: Value, *places: int) -> Value:
+            found: Value = g.op("Gather", x, g.constant(places, "int64"), axis=len(x.shape) - 1)
+            return found
+
+        boxes = self._lower_decoded(g, part(numbers, 0, 1, 2, 3), priors, variances)
+        sizes = g.op("Sub", part(priors, 2, 3), part(priors, 0, 1))
+        sizes = g.op("Mul", sizes, part(variances, 0, 1))
+        moves = g.op("Mul", part(numbers, *range(4, 12)), part(sizes, *(0, 1) * 4))
+        corners = g.op("Add", moves, part(priors, *_POLYGON))
+        polygons: Value = g.op("Concat", boxes, corners, axis=3)
+        return polygons
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return 2 * bottoms[0].count

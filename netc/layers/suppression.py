@@ -93,7 +93,7 @@ def placed(call: ForwardCall, rows: Array, images: int) -> Array:
         top[0, 0, : len(rows)] = rows
         return top
     if not len(rows):
-        rows = xp.full((images, DETECTION), -1, dtype=rows.dtype)
+        rows = xp.full((images, rows.shape[1]), -1, dtype=rows.dtype)
         rows[:, 0] = xp.arange(images)
     return rows[None, None]
 
@@ -125,6 +125,8 @@ class Selection:
     def chosen(self, xp: ArrayNamespace, boxes: Array, scores: Array) -> Array:
         """Return rows of image, class, score, box, from boxes and scores as for `detections`.
 
+        What a box has behind its four numbers goes with it.
+
         They are in the order of image, class and falling score; of equal scores the first.
         """
         n, count, n_boxes = scores.shape
@@ -139,7 +141,7 @@ class Selection:
         boxes = boxes[xp.arange(n)[:, None, None], which, order]
         stays = suppress(
             xp,
-            boxes.reshape(n * count, k, 4),
+            boxes[..., :4].reshape(n * count, k, 4),
             (scores > -xp.inf).reshape(n * count, k),
             self.nms.nms_threshold,
             self.nms.eta,
@@ -147,7 +149,7 @@ class Selection:
         if self.keep >= 0:
             stays = self._best(xp, scores, stays)
         image, label, rank = xp.nonzero(stays)
-        rows = xp.empty((len(image), DETECTION), dtype=boxes.dtype)
+        rows = xp.empty((len(image), DETECTION - 4 + boxes.shape[-1]), dtype=boxes.dtype)
         rows[:, 0] = image
         rows[:, 1] = xp.asarray(self.labels)[label]
         rows[:, 2] = scores[image, label, rank]
@@ -177,14 +179,18 @@ class Selection:
         return best, order
 
     def lower(self, g: OnnxBuilder, boxes: Value, scores: Value, *, ordered: bool) -> Value:
-        """Return `detections` in ONNX, from sorted boxes (N, labels, k, 4) and scores.
+        """Return `detections` in ONNX, from sorted boxes (N, labels, k, 4 or more) and scores.
 
         `ordered` says that no box has its ends in wrong order.
         """
         n, count, k = scores.shape
-        rows = n * count
-        boxes, scores = g.reshape(boxes, (rows, k, 4)), g.reshape(scores, (rows, 1, k))
-        stays = self._lower_stays(g, boxes, scores, ordered)
+        rows, width = n * count, boxes.shape[-1]
+        boxes, scores = g.reshape(boxes, (rows, k, width)), g.reshape(scores, (rows, 1, k))
+        corners = boxes
+        if width > 4:
+            ends = (g.constant([value], "int64") for value in (0, 4, 2))
+            corners = g.op("Slice", boxes, *ends)
+        stays = self._lower_stays(g, corners, scores, ordered)
         return self._lower_rows(g, boxes, scores, stays)
 
     def _exclusive(self, xp: ArrayNamespace) -> float:
@@ -217,8 +223,8 @@ class Selection:
         return g.cast(g.op("ScatterND", none, places, ones), "bool")
 
     def _lower_rows(self, g: OnnxBuilder, boxes: Value, scores: Value, stays: Value) -> Value:
-        """Return the top, given boxes (rows, k, 4), scores (rows, 1, k) and which of them stay."""
-        rows, k = stays.shape
+        """Return the top, given sorted boxes, scores (rows, 1, k) and which of them stay."""
+        (rows, k), width = stays.shape, boxes.shape[-1]
         n, in_image = rows // len(self.labels), len(self.labels) * k
         total = rows * k
         nothing = g.constant(total, "int64")
@@ -251,9 +257,9 @@ class Selection:
         label = g.op("Gather", g.constant(list(self.labels) * n, "int64"), row, axis=0)
         columns = [g.cast(g.reshape(column, (count, 1)), "float32") for column in (image, label)]
         columns.append(g.op("Gather", g.reshape(scores, (total, 1)), places, axis=0))
-        columns.append(g.op("Gather", g.reshape(boxes, (total, 4)), places, axis=0))
+        columns.append(g.op("Gather", g.reshape(boxes, (total, width)), places, axis=0))
         found = g.op("Where", used, g.op("Concat", *columns, axis=1), g.constant(-1.0))
-        return g.reshape(found, (1, 1, count, DETECTION))
+        return g.reshape(found, (1, 1, count, DETECTION - 4 + width))
 
 
 @layer("NonMaximumSuppression", "nms_param", aliases=("NMS",))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,12 +75,15 @@ def priors_slowly(layer: PriorBox, features: BlobType, image: BlobType) -> list[
                         continue
                     for r in (ratio, 1 / ratio) if layer.flip else (ratio,):
                         sides.append((size * r**0.5, size / r**0.5))
-            for w, h in sides:
+            centres = [centre_y]
+            if layer.denser_prior_boxes:
+                centres.append((y + 1) * (step_h or height / rows))
+            for (w, h), middle in itertools.product(sides, centres):
                 box = [
                     (centre_x - w / 2) / width,
-                    (centre_y - h / 2) / height,
+                    (middle - h / 2) / height,
                     (centre_x + w / 2) / width,
-                    (centre_y + h / 2) / height,
+                    (middle + h / 2) / height,
                 ]
                 found += [min(max(v, 0), 1) for v in box] if layer.clip else box
     return found
@@ -98,6 +102,7 @@ def prior_layers(draw: st.DrawFn) -> PriorBox:
         clip=draw(st.booleans()),
         variance=draw(st.sampled_from([(), (0.2,), (0.1, 0.1, 0.2, 0.3)])),
         offset=draw(st.floats(0, 1)),
+        denser_prior_boxes=draw(st.booleans()),
         **image,
         **step,
     )
@@ -220,6 +225,16 @@ def decoded_slowly(
             return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
+def moved_corners(prior: np.ndarray, variance: np.ndarray, moves: np.ndarray) -> list[float]:
+    x0, y0, x1, y1 = prior
+    found = []
+    for (x, y), (right, down) in zip(
+        ((x0, y0), (x1, y0), (x1, y1), (x0, y1)), moves.reshape(4, 2), strict=True
+    ):
+        found += [x + variance[0] * right * (x1 - x0), y + variance[1] * down * (y1 - y0)]
+    return found
+
+
 def jaccard_slowly(a: list[float], b: list[float]) -> float:
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:
@@ -234,7 +249,7 @@ def detected_slowly(layer: DetectionOutput, bottoms: list[np.ndarray]) -> list[l
     location, confidence = bottoms[:2]
     boxes, variances = bottoms[2].reshape(2, -1, 4)
     n, classes = len(location), layer.num_classes or 0
-    location = location.reshape(n, len(boxes), -1, 4)
+    location = location.reshape(n, len(boxes), -1, 12 if layer.use_polygon else 4)
     confidence = confidence.reshape(n, len(boxes), classes).copy()
     if len(bottoms) > 3:
         least = 0.01 if layer.objectness_score is None else layer.objectness_score
@@ -261,10 +276,13 @@ def detected_slowly(layer: DetectionOutput, bottoms: list[np.ndarray]) -> list[l
                 prior = boxes[p]
                 if moves is not None:
                     prior = np.array(decoded_slowly(moves[image, p], prior, variances[p], layer))
-                box = decoded_slowly(location[image, p, place], prior, variances[p], layer)
+                numbers = location[image, p, place]
+                box = decoded_slowly(numbers[:4], prior, variances[p], layer)
                 if all(jaccard_slowly(box, other) <= limit for other in kept):
                     kept.append(box)
                     found.append([image, label, scores[p], *box])
+                    if layer.use_polygon:
+                        found[-1] += moved_corners(prior, variances[p], numbers[4:])
                     if layer.nms_param.eta < 1 and limit > 0.5:
                         limit *= layer.nms_param.eta
         if layer.keep_top_k >= 0:
@@ -320,6 +338,57 @@ def test_detections_one_by_one(layer: DetectionOutput, images: int, n: int, seed
     (top,) = check_layer(layer, bottoms, gradient=False).tops
     got, want = without_padding(top), np.array(detected_slowly(layer, bottoms)).reshape(-1, 7)
     assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+@given(detectors(), st.integers(1, 3), st.integers(1, 12), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_polygons_one_by_one(drawn: DetectionOutput, images: int, n: int, seed: int) -> None:
+    layer = replace(
+        drawn, code_type=CodeType.CENTER_SIZE, variance_encoded_in_target=False, use_polygon=True
+    )
+    bottoms = polygons_for(layer, images, n, seed)
+    (top,) = check_layer(layer, bottoms, gradient=False).tops
+    got, want = without_padding(top), np.array(detected_slowly(layer, bottoms)).reshape(-1, 15)
+    assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def polygons_for(layer: DetectionOutput, images: int, n: int, seed: int) -> list[np.ndarray]:
+    location, *others = bottoms_for(layer, images, n, seed)
+    more = np.random.default_rng(seed).standard_normal((location.size // 4, 8))
+    location = np.concatenate([location.reshape(-1, 4), more], axis=1)
+    return [location.reshape(images, -1), *others]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_polygons_in_onnx(shared: bool) -> None:
+    layer = DetectionOutput(
+        num_classes=3,
+        share_location=shared,
+        nms_param=NmsParam(0.4, 6),
+        code_type=CodeType.CENTER_SIZE,
+        keep_top_k=5,
+        use_polygon=True,
+    )
+    assert "NonMaxSuppression" in check_lowering(layer, polygons_for(layer, 2, 9, 1))
+    bottoms = (np.zeros((1, 108)), np.zeros((1, 27)), priors(9))
+    call = ForwardCall(np, bottoms, (), (), (), lambda: np.random.default_rng(0))
+    none = replace(layer, share_location=True, confidence_threshold=1.0).forward(call)[0]
+    assert none.shape == (1, 1, 1, 15) and (none[..., 1:] == -1).all()
+
+
+def test_polygons_refused() -> None:
+    shapes = [BlobType(shape) for shape in ((1, 24), (1, 4), (1, 2, 8))]
+    layer = DetectionOutput(num_classes=2, use_polygon=True)
+    with pytest.raises(Refusal, match="one way only"):
+        layer.infer(*shapes)
+    assert replace(layer, code_type=CodeType.CENTER_SIZE).infer(*shapes)
+
+
+def test_a_hint_to_denser_boxes() -> None:
+    shapes = [BlobType(shape) for shape in ((1, 16), (1, 4), (1, 2, 8))]
+    with pytest.raises(Refusal) as error:
+        DetectionOutput(num_classes=2).infer(*shapes)
+    assert "prior_box_param { denser_prior_boxes: true }" in error.value.hint
 
 
 @pytest.mark.parametrize("code", [CodeType.CENTER_SIZE, CodeType.CORNER])

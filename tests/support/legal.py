@@ -308,7 +308,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             ("N 24", "N 18", "1 2 24"),
             {"num_classes": 3, "keep_top_k": 4, "code_type": CodeType.CENTER_SIZE},
             {1: positive, 2: prior_boxes},
-            ("num_classes", "share_location"),
+            ("num_classes", "share_location", "use_polygon"),
         ),
     ),
     "DropConnect": (Suits(settings={"num_output": 2}),),
