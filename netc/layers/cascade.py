@@ -96,7 +96,9 @@ class ScaleRoute(RowChoice):
     one limit, or 256. Of equally near ones the first counts.
 
     Shapes: regions (R, 5), and what belongs to them, (R, ...) each -> the same of the chosen, (Q,
-    5), (Q, ...). Where the shape must stay, rows of zeros follow the last. No gradient.
+    5), (Q, ...). Where the shape must stay, rows of zeros follow the last; so an exported net of L
+    levels, once these are put together again, has L times as many rows, and each further stage of a
+    cascade L times more: give the layer that makes the regions a `max_post_nms_num`. No gradient.
 
     Source: Z. Cai, N. Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection",
     CVPR 2018, and its fork of Caffe, which ends where no region has an area.
