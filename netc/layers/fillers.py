@@ -154,10 +154,9 @@ def _gaussian_unitball(
     filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]
 ) -> Array:
     """Normal, scaled so that each unit's weights have length 1. CaffeWindows."""
-    values = rng.normal(0.0, 1.0, shape)
-    rows = values.reshape(shape[0] if shape else 1, -1)
-    lengths = xp.sqrt((rows * rows).sum(axis=1) + 1e-12)
-    return values / lengths.reshape((-1,) + (1,) * max(len(shape) - 1, 0))
+    values = rng.normal(0.0, 1.0, shape).reshape(shape[0] if shape else 1, math.prod(shape[1:]))
+    lengths = xp.sqrt((values * values).sum(axis=1, keepdims=True) + 1e-12)
+    return (values / lengths).reshape(shape)
 
 
 def _bilinear(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
