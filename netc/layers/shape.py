@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.input import BlobShape
+from netc.layers.permute import Permute
 from netc.layers.registry import layer
 from netc.layers.types import (
     Arity,
@@ -64,15 +65,36 @@ class Concat(Layer):
     """The bottoms one behind the other along `axis`; all other axes must agree.
 
     Shapes: (N, C1, ...), (N, C2, ...), ... -> (N, C1 + C2 + ..., ...) for axis 1. `concat_dim` is
-    the older name of `axis`.
+    the older name of `axis`. With IntelCaffe's `per_fla_fuse` and axis 1 each bottom is first
+    written with its channels innermost and flattened, as the predictions of SSD are:
+    (N, C1, H1, W1), (N, C2, H2, W2), ... -> (N, H1 W1 C1 + H2 W2 C2 + ..., 1, 1).
 
-    Source: BVLC Caffe.
+    Source: BVLC Caffe; `per_fla_fuse`, IntelCaffe.
     """
 
     axis: int | None = None
     concat_dim: int | None = None
+    per_fla_fuse: bool = False
 
     bottoms: ClassVar[Arity] = at_least(1)
+
+    def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
+        if not self.per_fla_fuse or self._axis(bottoms[0]) != 1:
+            return None
+        parts = []
+        for i, bottom in enumerate(bottoms):
+            if bottom.axes != 4:
+                raise Refusal(
+                    "per_fla_fuse takes images",
+                    expected="bottoms of 4 axes",
+                    got=f"bottom {i} of shape {bottom}",
+                    setting="per_fla_fuse",
+                )
+            flat = Reshape(shape=BlobShape((0, -1, 1, 1)))
+            parts.append(Part(f"permute{i}", Permute((0, 2, 3, 1)), (f"$b{i}",), (f".p{i}",)))
+            parts.append(Part(f"flatten{i}", flat, (f".p{i}",), (f".f{i}",)))
+        flats = tuple(f".f{i}" for i in range(len(bottoms)))
+        return (*parts, Part("concat", Concat(axis=1), flats, ("$t0",)))
 
     def infer(self, *bottoms: BlobType) -> Signature:
         first = bottoms[0]

@@ -278,6 +278,26 @@ class ExpansionParam:
 
 
 @dataclass(frozen=True, slots=True)
+class GeometryParam:
+    """A `geometry_param` message of DeepDetect: `prob` is how often it changes the view.
+
+    The image, continued as `pad_mode` says, is seen from nearer or further away (`zoom_in`,
+    `zoom_out`) by up to `zoom_factor`, and from a side (`persp_horizontal`, `persp_vertical`) by up
+    to `persp_factor`. netc leaves images as they are: `prob` must be 0.
+    """
+
+    prob: float = 0.0
+    persp_horizontal: bool = True
+    persp_vertical: bool = True
+    zoom_out: bool = True
+    zoom_in: bool = True
+    zoom_factor: float = 0.25
+    persp_factor: float = 0.25
+    all_effects: bool = False
+    pad_mode: PadMode = PadMode.MIRRORED
+
+
+@dataclass(frozen=True, slots=True)
 class DistortionParam:
     """A `distort_param` message: changes of colour, each with a probability.
 
@@ -413,6 +433,7 @@ class ImageTransform(TransformParam):
     noise_param: tuple[NoiseParam, ...] = ()
     distort_param: DistortionParam | None = None
     expand_param: ExpansionParam | None = None
+    geometry_param: GeometryParam | None = None
     emit_constraint: EmitConstraint | None = None
     crop_h: int = 0
     crop_w: int = 0
@@ -525,6 +546,14 @@ class ImageTransform(TransformParam):
                 expected="mean_value",
                 got=f"mean_file '{self.mean_file}'",
                 setting="mean_file",
+            )
+        if self.geometry_param and self.geometry_param.prob > 0:
+            raise Refusal(
+                "netc does not change the view of an image",
+                expected="geometry_param with prob: 0",
+                got=f"prob: {self.geometry_param.prob:g}",
+                hint="remove geometry_param",
+                setting="geometry_param",
             )
         if any(noise.convert_to_lab for noise in self.noise_param):
             raise Refusal(

@@ -31,7 +31,7 @@ IMPLEMENTATION_FIELDS = frozenset(
         # Which library, which algorithm of it.
         "BatchNormParameter": "engine",
         "BNParameter": "engine",
-        "ConcatParameter": "engine per_fla_fuse",
+        "ConcatParameter": "engine",
         "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override conv_algorithm",
         "Convolution3DParameter": "group",  # which C3D does not read
         "DropoutParameter": "engine",

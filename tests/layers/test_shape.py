@@ -38,7 +38,7 @@ from tests.support.layer_harness import (
     vector_names,
 )
 from tests.support.lowering import check_lowering
-from tests.support.nets import executor_of, net_of
+from tests.support.nets import executor_of, graph_of, net_of
 
 Shape = tuple[int, ...]
 
@@ -154,6 +154,43 @@ def test_concat(shape: Shape, parts: Sequence[int], data: st.DataObject) -> None
         i = place_on(place, axis)
         part = max(k for k, start in enumerate(starts[:-1]) if start <= i and parts[k])
         assert y[place] == xs[part][with_size(place, axis, i - starts[part])]
+
+
+def test_concat_of_predictions() -> None:
+    xs = [smooth(2, 3, 2, 4), smooth(2, 1, 3, 1, seed=1)]
+    shapes = "".join(
+        f"""layer {{ name: "x{i}" type: "Input" top: "x{i}"
+            input_param {{ shape {{ dim: {list(x.shape)} }} }} }}\n"""
+        for i, x in enumerate(xs)
+    )
+    net = executor_of(
+        graph_of(
+            shapes
+            + """layer { name: "y" type: "Concat" bottom: "x0" bottom: "x1" top: "y"
+                 concat_param { per_fla_fuse: true } }"""
+        )
+    )
+    for i, x in enumerate(xs):
+        net.data(f"x{i}")[...] = x
+    net.forward()
+    y = net.data("y")
+    assert y.shape == (2, 27, 1, 1)
+    for n in range(2):
+        wanted = [
+            x[n, c, row, column]
+            for x in xs
+            for row in range(x.shape[2])
+            for column in range(x.shape[3])
+            for c in range(x.shape[1])
+        ]
+        assert_close(y[n, :, 0, 0], np.array(wanted, np.float32), rtol=0, atol=0)
+
+
+def test_concat_of_predictions_takes_images() -> None:
+    layer = Concat(per_fla_fuse=True)
+    with pytest.raises(Refusal, match="per_fla_fuse takes images"):
+        layer.expand(BlobType((2, 3, 1, 1)), BlobType((2, 3)))
+    assert Concat(0, per_fla_fuse=True).expand(BlobType((2, 3))) is None
 
 
 @settings(max_examples=40)
