@@ -33,6 +33,9 @@ from netc.layers.convolution import Filtering
 from netc.layers.types import BlobType, Reads
 from netc.layers.window import Slide
 
+#: Layouts in which the channels of a place lie next to each other, by the number of axes.
+_CHANNELS_LAST = {3: "acb", 4: "acdb", 5: "acdeb"}
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -215,10 +218,14 @@ class ConvolutionKernel(Kernel):
         weights: list[object] = [free["weight"]]
         if fixed is not None and not half:
             weights.insert(0, fixed)
+        results: list[object] = [free[other]]
+        if self._is_grey():
+            results.insert(0, Desc.blocked(self._shape.small, _CHANNELS_LAST[len(dims)]))
         name = "scatter" if self._layer.transposed else "gather"
         self._forward = quick(
             (
-                self._product(name, **{at: bottom, other: free[other], "weight": weight})
+                self._product(name, **{at: bottom, other: result, "weight": weight})
+                for result in results
                 for bottom in bottoms
                 for weight in weights
             ),
@@ -234,6 +241,15 @@ class ConvolutionKernel(Kernel):
         #: converted for each pass, when it is the gradient that should need no copy.
         self.weight = fixed or self._as_gradient() if half else taken
         self._weights_for_forward = Mover(self.weight, taken, self._scratch_forward)
+
+    def _is_grey(self) -> bool:
+        """Say whether images of one channel train weights where that is slow in blocks.
+
+        Without AVX-512, a channel is a block of 8 for the gradient of the weights: for LeNet's
+        first layer that took 5.2 ms, with results whose channels are next to each other 0.8.
+        """
+        grey = self._shape.image[1] == 1 and not self._layer.transposed
+        return grey and self._want_weights and not onednn.has_avx512()
 
     def _as_gradient(self) -> Desc:
         """Return how the gradient of the weights lies if it may lie as it likes."""

@@ -174,6 +174,15 @@ def test_factors_and_shifts_of_channels(
 
 
 @pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(2, 1, 9), (2, 1, 9, 8), (2, 1, 5, 6, 4)])
+def test_convolutions_of_grey_images(shape: tuple[int, ...], relu: bool) -> None:
+    settings = (
+        "convolution_param { num_output: 20 kernel_size: 3 weight_filler { type: 'xavier' } }"
+    )
+    check(net("Convolution", settings, (shape,), relu=relu))
+
+
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
 @pytest.mark.parametrize("shape", [(2, 16, 5, 7), (3, 20, 4, 4), (2, 8, 3, 2, 3)])
 def test_factors_for_each_channel_of_each_item(
