@@ -113,6 +113,7 @@ class SmoothL1Loss(Loss):
     top: tuple[str, ...] = ()
 
     bottoms: ClassVar[Arity] = between(2, 4)
+    tops: ClassVar[Arity] = between(1, 2)
 
     def resolve(self, host: CodeHost | None) -> Layer:
         has_both_weights = len(self.bottom) == 4

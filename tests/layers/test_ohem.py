@@ -85,6 +85,12 @@ def test_what_each_region_costs_with_both_weights(axes: int) -> None:
     np.testing.assert_allclose(run.tops[1], each)
     assert run.tops[0] == pytest.approx(each.sum() / 4)
     check_lowering(layer, bottoms)
+    text = "".join(f'input: "{name}" input_shape {{ dim: 4 dim: 6 }}\n' for name in "abcd")
+    graph = graph_of(
+        text + 'layer { name: "loss" type: "SmoothL1Loss" bottom: "a" bottom: "b" bottom: "c" '
+        'bottom: "d" top: "loss" top: "each" loss_weight: 1 loss_weight: 0 }'
+    )
+    assert graph.blobs["each"].shape == (4, 1, 1, 1)
 
 
 def test_trailing_axes_of_size_one_do_not_matter() -> None:
