@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData BoxData CPMData Data DataHeatmap DenseImageData DetectionData EvalData "
         "HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData "
-        "MCWindowData VideoClipData VideoData VideoSampleData VideoSegmentationData "
+        "MCWindowData SparseData VideoClipData VideoData VideoSampleData VideoSegmentationData "
         "VideoSnippetData VideoWithVoxelTruthData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),

@@ -29,6 +29,7 @@ from netc.data.pose import PoseSource
 from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
+from netc.data.sparse import SparseSource
 from netc.data.video import VideoSource
 from netc.data.voxels import VoxelSource
 from netc.data.windows import MaskedWindowSource, WindowSource
@@ -43,7 +44,7 @@ from netc.layers.clips import (
     VideoSnippetData,
     VideoWithVoxelTruthData,
 )
-from netc.layers.data import Data, HDF5Data, ImageData, Reader
+from netc.layers.data import Data, HDF5Data, ImageData, Reader, SparseData
 from netc.layers.evaluation import SizeFile
 from netc.layers.fielddata import DetectionData, EvalData, ImageGtData
 from netc.layers.grid import BoxData
@@ -71,6 +72,7 @@ _SOURCES: dict[type[Layer], Any] = {
     LaneData: LaneSource,
     ImageData: ImageListSource,
     HDF5Data: RowSource,
+    SparseData: SparseSource,
     DenseImageData: PairSource,
     ImageSegData: PairSource,
     WindowSegData: WindowPairSource,
@@ -164,7 +166,7 @@ def open_feed(
         ) from refusal
     except NetcError as error:
         raise error.at(span, label) from error
-    depth = layer.prefetch if isinstance(layer, Data) else PREFETCH
+    depth = layer.prefetch if isinstance(layer, Data | SparseData) else PREFETCH
     return Feed(source, shapes[0][0], Cursor(start, size), depth, span, label)
 
 

@@ -85,6 +85,17 @@ class ImageReader(Reader):
         return Signature(blobs[: len(self.top)])
 
 
+def check_prefetch(prefetch: int) -> None:
+    """Refuse a number of batches read ahead with which none could be read at all."""
+    if prefetch <= 0:
+        raise Refusal(
+            "no batch may be read ahead",
+            expected="prefetch > 0",
+            got=prefetch,
+            setting="prefetch",
+        )
+
+
 @layer("Data", "data_param")
 @dataclass(frozen=True)
 class Data(ImageReader):
@@ -117,13 +128,7 @@ class Data(ImageReader):
 
     def check(self) -> None:
         super().check()
-        if self.prefetch <= 0:
-            raise Refusal(
-                "no batch may be read ahead",
-                expected="prefetch > 0",
-                got=self.prefetch,
-                setting="prefetch",
-            )
+        check_prefetch(self.prefetch)
         self._check_sizes()
         if self.force_encoded_color and self.transform_param.force_gray:
             raise Refusal(
@@ -287,3 +292,32 @@ class HDF5Data(Reader):
     def infer(self, *bottoms: BlobType) -> Signature:
         self.check()
         return Signature(tuple(BlobType((self.batch_size, *row.shape)) for row in bottoms))
+
+
+@layer("SparseData", "data_param")
+@dataclass(frozen=True)
+class SparseData(Reader):
+    """Rows of which most values are 0, from a database of `SparseDatum` messages, in key order.
+
+    A record has the values that are not 0, where they are, a label, and the size of its row, which
+    is the same in all. A place that comes twice has the sum of its values. Rows are stored in full:
+    a batch takes 4 bytes for each of N * size values.
+
+    Shapes: tops (N, size), labels (N,).
+    Source: jolibrain's Caffe, of DeepDetect, which keeps rows compressed.
+    """
+
+    backend: Database = Database.LEVELDB
+    prefetch: int = 4
+
+    tops: ClassVar[Arity] = between(1, 2)
+    message: ClassVar[str] = "data_param"
+
+    def check(self) -> None:
+        super().check()
+        check_prefetch(self.prefetch)
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        blobs = (BlobType((self.batch_size, *bottoms[0].shape)), BlobType((self.batch_size,)))
+        return Signature(blobs[: len(self.top)])

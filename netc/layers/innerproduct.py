@@ -29,7 +29,7 @@ from netc.layers.types import (
 )
 
 
-@layer("InnerProduct", "inner_product_param")
+@layer("InnerProduct", "inner_product_param", aliases=("SparseInnerProduct",))
 @dataclass(frozen=True)
 class InnerProduct(Layer):
     """y = x W^T + b, where x is the bottom with the axes from `axis` on flattened to K values.
@@ -40,7 +40,8 @@ class InnerProduct(Layer):
     Shapes: bottom (..., K...) -> top (..., num_output); params W (num_output, K), or (K,
     num_output) with `transpose`, and b (num_output,) unless `bias_term` is false.
     Source: BVLC Caffe 1.0; weights as bottoms are CaffeWindows'. `inner_distance_param`, which its
-    nets leave standing where InnerDistance was, has no effect.
+    nets leave standing where InnerDistance was, has no effect. SparseInnerProduct is jolibrain's
+    name for it where the bottom holds few values; here they are stored like any others.
     """
 
     num_output: int = 0
