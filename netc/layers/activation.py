@@ -58,6 +58,16 @@ class Elementwise(Layer):
         return bottoms[0].count
 
 
+def check_channels(x: BlobType) -> None:
+    """Refuse a bottom without an axis for channels."""
+    if x.axes < 2:
+        raise Refusal(
+            "the bottom has no channel axis",
+            expected="a bottom of 2 or more axes: (N, C, ...)",
+            got=f"bottom of shape {x}",
+        )
+
+
 @layer("ReLU", "relu_param")
 @dataclass(frozen=True)
 class ReLU(Elementwise):
@@ -114,12 +124,7 @@ class PReLU(Elementwise):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
-        if x.axes < 2:
-            raise Refusal(
-                "the bottom has no channel axis",
-                expected="a bottom of 2 or more axes: (N, C, ...)",
-                got=f"bottom of shape {x}",
-            )
+        check_channels(x)
         slope = ParamType(
             () if self.channel_shared else (x.shape[1],), self.filler or Filler(value=0.25)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from netc.layers.labels import check_items, class_index
+from netc.layers.labels import check_one_label, class_index
 from netc.layers.losses import SCALAR, Loss, lower_labels
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -45,14 +45,7 @@ class DistanceLoss(Loss):
     def check(self, bottoms: tuple[BlobType, ...], third: str) -> tuple[int, int]:
         """Refuse bottoms that do not fit; return the number of items and of classes."""
         distances, labels = bottoms[:2]
-        n, classes = check_items(distances, labels), distances.span(1)
-        if labels.count != n:
-            raise Refusal(
-                "there is not one label for each item",
-                expected=f"{n} labels",
-                got=f"labels of shape {labels}, distances of shape {distances}",
-                setting="bottom",
-            )
+        n, classes = check_one_label(distances, labels, what="distances"), distances.span(1)
         if classes < 2:
             raise Refusal(
                 "there is no other class",

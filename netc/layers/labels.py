@@ -111,6 +111,20 @@ def check_items(first: BlobType, second: BlobType) -> int:
     return first.shape[0]
 
 
+def check_one_label(first: BlobType, labels: BlobType, *, what: str = "scores") -> int:
+    """Refuse labels that are not one for each item of the first bottom; return their number."""
+    n = check_items(first, labels)
+    if labels.count != n:
+        raise Refusal(
+            "there is not one label for each item",
+            expected=f"{n} labels, of shape {BlobType((n,))}",
+            got=f"labels of shape {labels}, {what} of shape {first}",
+            hint="SoftmaxWithLoss can take a label for each pixel",
+            setting="bottom",
+        )
+    return n
+
+
 def class_index(
     xp: ArrayNamespace, labels: Array, classes: int, ignore_label: int | None = None
 ) -> Array:

@@ -19,6 +19,7 @@ from netc.layers.labels import (
     ScoreShape,
     check_items,
     check_labels,
+    check_one_label,
     class_axis,
     class_index,
 )
@@ -647,15 +648,7 @@ class LabelledLoss(Loss):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x, labels = bottoms
-        n = check_items(x, labels)
-        if labels.count != n:
-            raise Refusal(
-                "there is not one label for each item",
-                expected=f"{n} labels, of shape {BlobType((n,))}",
-                got=f"labels of shape {labels}, scores of shape {x}",
-                hint="SoftmaxWithLoss can take a label for each pixel",
-                setting="bottom",
-            )
+        check_one_label(x, labels)
         if x.span(1) == 0:
             raise Refusal(
                 "there are no classes to choose from",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from netc.layers.activation import Elementwise
 from netc.layers.fillers import Filler
-from netc.layers.labels import check_items, class_index
+from netc.layers.labels import check_items, check_one_label, class_index
 from netc.layers.losses import lower_labels
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -274,18 +274,6 @@ def _length(g: OnnxBuilder, x: Any) -> Any:
     """Return the lengths of rows, (N, 1)."""
     squares = g.op("ReduceSum", g.op("Mul", x, x), g.constant([1], "int64"), keepdims=1)
     return g.op("Max", g.op("Sqrt", squares), g.constant(LENGTH_FLOOR))
-
-
-def check_one_label(scores: BlobType, labels: BlobType) -> None:
-    """Refuse labels that are not one for each item."""
-    n = check_items(scores, labels)
-    if labels.count != n:
-        raise Refusal(
-            "there is not one label for each item",
-            expected=f"{n} labels",
-            got=f"labels of shape {labels}, scores of shape {scores}",
-            setting="bottom",
-        )
 
 
 @layer("LabelSpecificAdd", "label_specific_add_param")

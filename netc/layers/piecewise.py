@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from netc.layers.activation import Elementwise
+from netc.layers.activation import Elementwise, check_channels
 from netc.layers.fillers import Filler
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -23,15 +23,6 @@ from netc.layers.types import (
     Signature,
     Value,
 )
-
-
-def _needs_channels(x: BlobType) -> None:
-    if x.axes < 2:
-        raise Refusal(
-            "the bottom has no channel axis",
-            expected="a bottom of 2 or more axes: (N, C, ...)",
-            got=f"bottom of shape {x}",
-        )
 
 
 @layer("RReLU", "rrelu_param")
@@ -53,7 +44,7 @@ class RReLU(Elementwise):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
-        _needs_channels(x)
+        check_channels(x)
         if not self.lb < self.ub or 0 in (self.lb, self.ub) or self.lb == -self.ub:
             raise Refusal(
                 "the bounds of a have no mean",
@@ -115,7 +106,7 @@ class APL(Elementwise):
 
     def infer(self, *bottoms: BlobType) -> Signature:
         x = bottoms[0]
-        _needs_channels(x)
+        check_channels(x)
         if self.sums < 1:
             raise Refusal(
                 "sums is not positive",

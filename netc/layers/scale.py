@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from netc.layers.activation import check_channels
 from netc.layers.fillers import Filler
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -167,13 +168,7 @@ class EltwiseAffine(Layer):
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...]:
         """Return the Scale layer."""
-        x = bottoms[0]
-        if x.axes < 2:
-            raise Refusal(
-                "the bottom has no channel axis",
-                expected="a bottom of 2 or more axes: (N, C, ...)",
-                got=f"bottom of shape {x}",
-            )
+        check_channels(bottoms[0])
         scale = Scale(
             num_axes=0 if self.channel_shared else 1,
             filler=self.slope_filler or Filler(value=1.0001),
