@@ -9,7 +9,7 @@ import enum
 import math
 import struct
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from netc.layers.data import Reader
 from netc.layers.mscnn import BOX, LABEL, OBJECT
@@ -17,6 +17,8 @@ from netc.layers.proposal import CASCADE_TRUTH
 from netc.layers.registry import layer
 from netc.layers.transform import DistortionParam, TransformParam
 from netc.layers.types import Arity, BlobType, Refusal, Signature, at_least, between
+
+Number = TypeVar("Number", int, float)
 
 # The sides of images of Cascade R-CNN that have no size of their own are multiples of this.
 GRID = 32
@@ -36,6 +38,11 @@ def whole(value: float) -> int:
 def _on_grid(side: float, ratio: float = 1.0) -> int:
     """Return a multiple of `GRID` that is near to a side times a ratio."""
     return whole(single(side * ratio) / GRID) * GRID
+
+
+def _both(first: Number | None, second: Number | None) -> tuple[Number, Number] | None:
+    """Return two settings that count only together; None where one is not given."""
+    return None if first is None or second is None else (first, second)
 
 
 def _together(reader: Reader, *names: str) -> bool:
@@ -256,23 +263,17 @@ class ImageGtData(FieldReader):
 
     @property
     def _resized(self) -> tuple[int, int] | None:
-        if self.resize_height is None or self.resize_width is None:
-            return None
-        return self.resize_height, self.resize_width
+        return _both(self.resize_height, self.resize_width)
 
     @property
     def scales(self) -> tuple[float, float] | None:
         """The least and the largest size that an object is scaled to; None where it is not."""
-        if not self.do_multiple_scale or self.min_scale is None or self.max_scale is None:
-            return None
-        return self.min_scale, self.max_scale
+        return _both(self.min_scale, self.max_scale) if self.do_multiple_scale else None
 
     @property
     def aspects(self) -> tuple[float, float] | None:
         """The least and the largest width over height that an object is stretched to."""
-        if self.min_whaspect is None or self.max_whaspect is None:
-            return None
-        return self.min_whaspect, self.max_whaspect
+        return _both(self.min_whaspect, self.max_whaspect)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that an image is stretched to."""
@@ -461,41 +462,29 @@ class DetectionData(FieldReader):
     @property
     def scales(self) -> tuple[float, float] | None:
         """The least and the largest size that an object is scaled to; None where it is not."""
-        if self.min_scale is None or self.max_scale is None:
-            return None
-        return self.min_scale, self.max_scale
+        return _both(self.min_scale, self.max_scale)
 
     @property
     def factors(self) -> tuple[float, float] | None:
         """The least and the largest factor that an image is scaled by; None where it is not."""
-        if self.low_scale_ratio is None or self.high_scale_ratio is None:
-            return None
-        return self.low_scale_ratio, self.high_scale_ratio
+        return _both(self.low_scale_ratio, self.high_scale_ratio)
 
     @property
     def aspects(self) -> tuple[float, float] | None:
         """The least and the largest ratio of the factors of both sides."""
-        if self.min_whaspect is None or self.max_whaspect is None:
-            return None
-        return self.min_whaspect, self.max_whaspect
+        return _both(self.min_whaspect, self.max_whaspect)
 
     @property
     def _short(self) -> tuple[int, int] | None:
-        if self.short_size is None or self.long_size is None:
-            return None
-        return self.short_size, self.long_size
+        return _both(self.short_size, self.long_size)
 
     @property
     def _crop_short(self) -> tuple[int, int] | None:
-        if self.crop_short_size is None or self.crop_long_size is None:
-            return None
-        return self.crop_short_size, self.crop_long_size
+        return _both(self.crop_short_size, self.crop_long_size)
 
     @property
     def _resized(self) -> tuple[int, int] | None:
-        if self.resize_height is None or self.resize_width is None:
-            return None
-        return self.resize_height, self.resize_width
+        return _both(self.resize_height, self.resize_width)
 
     def resized(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         """Return the size that an image gets; `ratio` is the template ratio of its batch."""
@@ -511,8 +500,8 @@ class DetectionData(FieldReader):
 
     def window(self, height: int, width: int, ratio: float = 1.0) -> tuple[int, int]:
         """Return the size of the windows of a batch whose first image has been resized to this."""
-        if self.crop_height is not None and self.crop_width is not None:
-            return self.crop_height, self.crop_width
+        if crop := _both(self.crop_height, self.crop_width):
+            return crop
         if self._resized:
             return self._crop_short[::-1] if self._crop_short else self._resized
         sides = self._crop_short or self._short
@@ -523,8 +512,8 @@ class DetectionData(FieldReader):
         return sides[::-1] if height >= width else sides
 
     def assumed(self) -> tuple[int, int] | None:
-        if self.crop_height is not None and self.crop_width is not None:
-            return self.crop_height, self.crop_width
+        if crop := _both(self.crop_height, self.crop_width):
+            return crop
         sides = self._crop_short or self._short
         if self._resized and not self._crop_short:
             return self._resized

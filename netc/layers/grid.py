@@ -308,9 +308,33 @@ class ScoreType(enum.Enum):
     MULTIPLY = 2
 
 
+@dataclass(frozen=True)
+class BoxEvaluation(Layer):
+    """Base of the types that judge the boxes of YOLO: maps, labels, perhaps the images."""
+
+    bottoms: ClassVar[Arity] = between(2, 3)
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False, True, False)[:n_bottoms]
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the evaluation of detections has no ONNX form",
+            hint="export the maps: the bottom of this layer",
+        )
+
+    def deployed(self) -> Layer | None:
+        return None
+
+
 @layer("YoloGridEvaluate", "eval_detection_param")
 @dataclass(frozen=True)
-class YoloGridEvaluate(Layer):
+class YoloGridEvaluate(BoxEvaluation):
     """Which boxes of YOLO's first version are right, and how many objects there are.
 
     A layer of type EvalDetection whose labels are rows as BoxData gives them becomes this one.
@@ -340,8 +364,6 @@ class YoloGridEvaluate(Layer):
     constriant: bool = True
     score_type: ScoreType = ScoreType.MULTIPLY
     nms: float = -1.0
-
-    bottoms: ClassVar[Arity] = between(2, 3)
 
     @property
     def grid(self) -> Grid:
@@ -424,20 +446,3 @@ class YoloGridEvaluate(Layer):
                 results[row, 1 if best in taken else 0] = 1
                 taken.add(best)
         return results
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, True, False)[:n_bottoms]
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the evaluation of detections has no ONNX form",
-            hint="export the maps: the bottom of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None

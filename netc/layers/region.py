@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 from netc.layers.annotated import OBJECT
 from netc.layers.boxes import overlap, suppress
-from netc.layers.grid import ScoreType, YoloGridEvaluate
+from netc.layers.grid import BoxEvaluation, ScoreType, YoloGridEvaluate
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.registry import layer
 from netc.layers.roi import check_maps
 from netc.layers.softmax import softmax
 from netc.layers.types import (
-    Arity,
     Array,
     ArrayNamespace,
     BackwardCall,
@@ -33,7 +31,6 @@ from netc.layers.types import (
     Refusal,
     Signature,
     Value,
-    between,
 )
 from netc.layers.yolo import FIXED
 
@@ -495,7 +492,7 @@ class Yolov3(BoxLoss):
 
 @layer("EvalDetection", "eval_detection_param")
 @dataclass(frozen=True)
-class EvalDetection(Layer):
+class EvalDetection(BoxEvaluation):
     """Which boxes of YOLO version 2 are right, and how many objects there are.
 
     The boxes of an image have the class with the largest softmax and the score of `score_type`.
@@ -528,8 +525,6 @@ class EvalDetection(Layer):
     biases: tuple[float, ...] = ()
     sqrt: bool = True
     constriant: bool = True
-
-    bottoms: ClassVar[Arity] = between(2, 3)
 
     def expand(self, *bottoms: BlobType) -> tuple[Part, ...] | None:
         if len(bottoms) < 2 or bottoms[1].axes != 2:
@@ -621,20 +616,3 @@ class EvalDetection(Layer):
                 right[row] = True
                 taken.add(index)
         return right
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
-    def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, True, False)[:n_bottoms]
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the evaluation of detections has no ONNX form",
-            hint="export the maps: the bottom of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None
