@@ -21,9 +21,9 @@ FREE = ("netc/layers", "netc/backends")
 ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData BoxData CPMData Data DataHeatmap DenseImageData DetectionData EvalData "
-        "HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData LaneData "
-        "MCWindowData SparseData VideoClipData VideoData VideoSampleData VideoSegmentationData "
-        "VideoSnippetData VideoWithVoxelTruthData WindowData WindowSegData",
+        "FrcnnRoiData HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData "
+        "LaneData MCWindowData SparseData VideoClipData VideoData VideoSampleData "
+        "VideoSegmentationData VideoSnippetData VideoWithVoxelTruthData WindowData WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),
@@ -34,6 +34,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/pycaffe/net.py": ("Input", "the inputs of a net, which pycaffe lists"),
     "netc/pycaffe/net_spec.py": ("Parameter", "how the names of messages end"),
     "netc/report/onnx_forms.py": ("Reshape", "an operator of ONNX"),
+    "netc/schema/frcnn.py": (
+        "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
+        "the layers of a fork that follow a file of settings, which a net names once",
+    ),
     "netc/schema/upgrade.py": (
         "AbsVal Accuracy ArgMax BN BNLL BatchNorm Concat ContrastiveLoss Convolution "
         "Convolution3D Crop Data Deconvolution Deconvolution3D DenseCRF Dropout DummyData "

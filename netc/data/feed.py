@@ -20,6 +20,7 @@ from netc.data.boxes import BoxSource
 from netc.data.clips import NumberedClipSource, SampledClipSource, SnippetSource
 from netc.data.code import CodeSource
 from netc.data.datums import DatumSource
+from netc.data.frcnn import FrcnnSource
 from netc.data.heatmap import HeatmapSource
 from netc.data.image_list import ImageListSource
 from netc.data.lanes import LaneSource
@@ -47,6 +48,7 @@ from netc.layers.clips import (
 from netc.layers.data import Data, HDF5Data, ImageData, Reader, SparseData
 from netc.layers.evaluation import SizeFile
 from netc.layers.fielddata import DetectionData, EvalData, ImageGtData
+from netc.layers.frcnn import FrcnnRoiData
 from netc.layers.grid import BoxData
 from netc.layers.heatmap import DataHeatmap
 from netc.layers.pose import CPMData
@@ -82,6 +84,7 @@ _SOURCES: dict[type[Layer], Any] = {
     DataHeatmap: HeatmapSource,
     CPMData: PoseSource,
     VideoData: VideoSource,
+    FrcnnRoiData: FrcnnSource,
     ImageGtData: ImageGtSource,
     DetectionData: DetectionSource,
     EvalData: EvalSource,

@@ -274,7 +274,7 @@ class AnchorShapes(Layer):
             raise Refusal(
                 f"the {what} do not fit the anchors",
                 expected=f"{each * self.n_anchors} channels: {each} for each of "
-                f"{len(self.ratio or RATIOS)} ratios * {len(self.scale or SCALES)} scales",
+                f"{self.n_anchors} anchors",
                 got=f"{blob.shape[1]} channels, bottom {index} of shape {blob}",
                 setting="scale" if self.scale else "bottom",
             )
@@ -292,15 +292,37 @@ class Anchored(AnchorShapes):
 
     feat_stride: int = 16
     base_size: int = 16
+    anchor: tuple[float, ...] = ()
 
     @property
     def anchors(self) -> list[tuple[float, float, float, float]]:
         """The anchors around the first position."""
-        return anchors(self.base_size, self.ratio or RATIOS, self.scale or SCALES)
+        if not self.anchor:
+            return anchors(self.base_size, self.ratio or RATIOS, self.scale or SCALES)
+        return list(zip(*(self.anchor[k::4] for k in range(4)), strict=True))
+
+    @property
+    def n_anchors(self) -> int:
+        """How many there are around each position."""
+        return len(self.anchor) // 4 or super().n_anchors
 
     def check_anchors(self) -> None:
         """Refuse anchors without a size."""
         check_positive(self, "feat_stride", "base_size", "ratio", "scale")
+        if self.anchor and (self.ratio or self.scale):
+            raise Refusal(
+                "anchors are given twice",
+                expected="anchor, or ratio and scale",
+                got="both",
+                setting="anchor",
+            )
+        if len(self.anchor) % 4:
+            raise Refusal(
+                "anchor does not hold boxes",
+                expected="four values each: x1 y1 x2 y2",
+                got=f"{len(self.anchor)}: {' '.join(f'{v:g}' for v in self.anchor[:8])}",
+                setting="anchor",
+            )
 
     def grid(self, xp: ArrayNamespace, height: int, width: int, dtype: object = "float64") -> Array:
         """Return the anchors of all positions, (height * width * anchors, 4), row by row."""
@@ -745,9 +767,10 @@ class ProposalTarget(ImageTargets):
     deviations, stand with the inside weights at the class's four places (with `agnostic` at class
     1's); outside weights are 1 where the inside weights are above 0.
 
-    With too few regions there are fewer rows. (Where the shapes must stay, those chosen fill the
-    batch up, again and again; with none there are regions of zeros, class 0 and no weight.) No
-    gradient.
+    With too few regions there are fewer rows; with `fill` those of class 0 follow again and again,
+    if there are none, any that overlap each box by less than `bg_thresh_hi`. (Where the shapes must
+    stay, those chosen fill the batch up, again and again; with none there are regions of zeros,
+    class 0 and no weight.) No gradient.
 
     ONNX: none, it makes targets for training.
 
@@ -766,6 +789,7 @@ class ProposalTarget(ImageTargets):
     bbox_normalize_stds: tuple[float, ...] = ()
     bbox_inside_weights: tuple[float, ...] = ()
     agnostic: bool = False
+    fill: bool = False
 
     tops: ClassVar[Arity] = exactly(5)
 
@@ -875,11 +899,21 @@ class ProposalTarget(ImageTargets):
         random = call.random()
         n_foreground = min(round(self.fg_fraction * count), len(foreground))
         n_background = min(count - n_foreground, len(background))
-        parts = [
+        front, back = (
             found[xp.asarray(random.permutation(len(found))[:n])]
             for found, n in ((foreground, n_foreground), (background, n_background))
-        ]
-        return xp.concatenate(parts), n_foreground
+        )
+        if self.fill:
+            back = self._filled(xp, most, back, count - len(front))
+        return xp.concatenate([front, back]), n_foreground
+
+    def _filled(self, xp: ArrayNamespace, most: Array, background: Array, count: int) -> Array:
+        """Return `count` regions for class 0: those chosen, or if there are none, any others."""
+        if not len(background):
+            (background,) = xp.nonzero(most < self.bg_thresh_hi)
+        if not len(background):
+            return background
+        return background[xp.arange(count) % len(background)]
 
 
 @layer("ImageProposalTarget", "proposal_target_param")

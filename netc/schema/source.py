@@ -13,6 +13,7 @@ from netc.errors import NetcError, Problem, Span, fail, in_order
 from netc.schema import netc_pb2
 from netc.schema.bind import bind_with_problems
 from netc.schema.descriptors import descriptor_of, field_of
+from netc.schema.frcnn import spread_settings
 from netc.schema.places import Places
 from netc.schema.upgrade import upgrade_net_and_places, upgrade_solver
 
@@ -57,6 +58,7 @@ def read_net(path: str | Path, text: str | None = None) -> Source[netc_pb2.NetPa
     """
     places, message = _read(path, text, netc_pb2.NetParameter)
     message, places, changes = upgrade_net_and_places(message, places)
+    changes += spread_settings(message, places)
     return Source(message, str(path), places, tuple(changes))
 
 

@@ -52,6 +52,8 @@ def iou(a, b) -> float:
 def all_anchors(layer, height, width):
     """Return (row, column, anchor, box) of each anchor, in the order of the layer's rows."""
     shapes = anchors(layer.base_size, layer.ratio or (0.5, 1, 2), layer.scale or (8, 16, 32))
+    if layer.anchor:
+        shapes = np.reshape(layer.anchor, (-1, 4)).tolist()
     for y in range(height):
         for x in range(width):
             for k, box in enumerate(shapes):

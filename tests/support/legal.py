@@ -465,6 +465,19 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
             {0: regions, 1: true_boxes}, ("cls_num",), (6,),
         ),
     ),
+    "FrcnnAnchorTarget": (
+        Suits(
+            ("1 18 3 3", "G 5", "1 3"), {}, {1: truths, 2: image_size}, tops=(4,),
+        ),
+    ),
+    "FrcnnProposal": (
+        Suits(
+            ("1 18 3 3", "1 36 3 3", "1 3"), {}, {0: positive, 2: image_size}, tops=(1, 2),
+        ),
+    ),
+    "FrcnnProposalTarget": (
+        Suits(("R 5", "G 5"), {}, {0: regions, 1: truths}, tops=(5,)),
+    ),
     "Proposal": (
         Suits(
             ("1 4 3 3", "1 8 3 3", "1 3"),
