@@ -376,6 +376,17 @@ def _nyud(layer: Python, settings: Settings) -> Layer:
     return _images(425, 560, **{name: channels[name] for name in tops})(layer, settings)
 
 
+def _lrcn(videos: int) -> Maker:
+    """Return the maker for a reader of LRCN: 16 frames of each of some videos, frame by frame."""
+
+    def make(layer: Python, settings: Settings) -> Layer:
+        n = 16 * videos
+        shapes = [(n, 3, 227, 227), (n,), (n,)]
+        return _data(layer, ("data", "label", "clip_markers"), shapes, "its code tells the shapes")
+
+    return make
+
+
 def _multilabel(layer: Python, settings: Settings) -> Layer:
     settings.ignore("split", "pascal_root")
     batch = settings.integer("batch_size")
@@ -500,6 +511,11 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     ("pascalcontext_layers", "PASCALContextSegDataLayer"): _images(500, 500, data=3, label=1),
     ("siftflow_layers", "SIFTFlowSegDataLayer"): _images(256, 256, data=3, sem=1, geo=1),
     ("nyud_layers", "NYUDSegDataLayer"): _nyud,
+    # LRCN
+    ("sequence_input_layer", "videoReadTrain_RGB"): _lrcn(24),
+    ("sequence_input_layer", "videoReadTrain_flow"): _lrcn(24),
+    ("sequence_input_layer", "videoReadTest_RGB"): _lrcn(3),
+    ("sequence_input_layer", "videoReadTest_flow"): _lrcn(3),
     # BVLC Caffe's examples
     ("pascal_multilabel_datalayers", "PascalMultilabelDataLayerSync"): _multilabel,
     ("pyloss", "EuclideanLossLayer"): _euclidean,

@@ -195,6 +195,14 @@ def test_the_layer_of_ctpn() -> None:
             ("color", "depth", "label"), [(1, 3, 425, 560), *[(1, 1, 425, 560)] * 2],
         ),
         (
+            "sequence_input_layer.videoReadTrain_RGB", "",
+            ("data", "label", "clip_markers"), [(384, 3, 227, 227), (384,), (384,)],
+        ),
+        (
+            "sequence_input_layer.videoReadTest_flow", "",
+            ("data", "label", "clip_markers"), [(48, 3, 227, 227), (48,), (48,)],
+        ),
+        (
             "pascal_multilabel_datalayers.PascalMultilabelDataLayerSync",
             "{'batch_size': 128, 'split': 'train', 'im_shape': [227, 220], 'pascal_root': 'x'}",
             ("data", "label"), [(128, 3, 227, 220), (128, 20)],
