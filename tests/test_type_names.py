@@ -22,8 +22,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "netc/data": (
         "AnnotatedData BoxData CPMData Data DataHeatmap DenseImageData DetectionData EvalData "
         "FrcnnRoiData HDF5Data HDF5Output ImageData ImageGtData ImageLabelmapData ImageSegData "
-        "LaneData MCWindowData SparseData VideoClipData VideoData VideoSampleData "
-        "VideoSegmentationData VideoSnippetData VideoWithVoxelTruthData WindowData WindowSegData",
+        "LaneData MCWindowData SegData SparseData VideoClipData VideoData VideoSampleData "
+        "VideoSegmentationData VideoSnippetData VideoWithVoxelTruthData WindowData "
+        "WindowSegData",
         "each reads or writes the files of one type, whose settings are its own",
     ),
     "netc/export/builder.py": ("Reshape Transpose", "operators of ONNX"),

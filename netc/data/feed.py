@@ -31,6 +31,7 @@ from netc.data.rows import RowSource
 from netc.data.sizes import SizeSource
 from netc.data.source import Batch, DataAbsent, Item, Opening, Source
 from netc.data.sparse import SparseSource
+from netc.data.strides import SegSource
 from netc.data.video import VideoSource
 from netc.data.voxels import VoxelSource
 from netc.data.windows import MaskedWindowSource, WindowSource
@@ -57,6 +58,7 @@ from netc.layers.segdata import (
     DenseImageData,
     ImageLabelmapData,
     ImageSegData,
+    SegData,
     WindowSegData,
 )
 from netc.layers.types import BlobType, Layer, Phase, Refusal
@@ -77,6 +79,7 @@ _SOURCES: dict[type[Layer], Any] = {
     SparseData: SparseSource,
     DenseImageData: PairSource,
     ImageSegData: PairSource,
+    SegData: SegSource,
     WindowSegData: WindowPairSource,
     ImageLabelmapData: LabelmapSource,
     WindowData: WindowSource,

@@ -246,7 +246,7 @@ class PairSource(FileListSource):
         size = self._pairs.label_size(image.shape[1], image.shape[2])
         labels = self._stored_labels(index, size)
         if self._pairs.new_height:
-            return _nearest(labels, *size)
+            return nearest(labels, *size)
         self._check_size(labels, size, index)
         return labels
 
@@ -303,7 +303,7 @@ class PairSource(FileListSource):
                     got=f"{BlobType(image.shape)} times {geometry.factor:g}",
                 )
             image = resize(image, scaled[0], scaled[1])
-            labels = None if labels is None else _nearest(labels, scaled[0], scaled[1])
+            labels = None if labels is None else nearest(labels, scaled[0], scaled[1])
         top = geometry.start(0, image.shape[1], height)
         left = geometry.start(1, image.shape[2], width)
         part = image[:, top : top + height, left : left + width]
@@ -380,7 +380,7 @@ class WindowPairSource(_LikePairSource):
         return part
 
 
-def _nearest(labels: Pixels, height: int, width: int) -> Pixels:
+def nearest(labels: Pixels, height: int, width: int) -> Pixels:
     """Return labels (1, H, W) in another size, each pixel with the nearest label as in OpenCV."""
     cv2 = opencv()
     resized = cv2.resize(labels[0], (width, height), interpolation=cv2.INTER_NEAREST)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from netc.layers.data import ImageReader
 from netc.layers.registry import layer
 from netc.layers.transform import TransformParam
-from netc.layers.types import Arity, BlobType, Refusal, Signature, between
+from netc.layers.types import Arity, BlobType, Refusal, Signature, between, exactly
 
 
 @dataclass(frozen=True)
@@ -280,3 +280,102 @@ class WindowSegData(ImageSegData):
     (N, 1, 1, 2).
     Source: the fork of DeconvNet (Noh et al., ICCV 2015).
     """
+
+
+@dataclass(frozen=True, slots=True)
+class StrideTransform(TransformParam):
+    """The `transform_param` of SegData.
+
+    Images are resized by a factor from the first to the second of `scale_ratios`, in steps of
+    0.001; a part is cut out, at a random place, of the largest height and width that are multiples
+    of `stride` and not above `upper_size`, or `upper_height` and `upper_width`.
+    """
+
+    scale_ratios: tuple[float, ...] = ()
+    stride: int = 1
+    upper_size: int | None = None
+    upper_height: int | None = None
+    upper_width: int | None = None
+
+    def part(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the part of an image."""
+        most_h = most_w = self.upper_size
+        if self.upper_size is None and None not in (self.upper_height, self.upper_width):
+            most_h, most_w = self.upper_height, self.upper_width
+        height, width = (side // self.stride * self.stride for side in (height, width))
+        if most_h is None or most_w is None:
+            return height, width
+        return min(height, most_h), min(width, most_w)
+
+    def check(self) -> None:
+        """Raise `Refusal` for what the fork's transformation of pairs cannot do."""
+        for name in ("mean_file", "crop_size", "force_color", "force_gray"):
+            if getattr(self, name):
+                raise Refusal(
+                    f"images with labels have no {name}",
+                    expected="mean_value, scale, mirror, scale_ratios, stride, upper_size",
+                    got=name,
+                    setting=name,
+                )
+        if len(self.scale_ratios) not in (0, 2):
+            raise Refusal(
+                "scale_ratios is no range",
+                expected="two numbers, the least and the largest, or none",
+                got=f"{len(self.scale_ratios)} numbers",
+                setting="scale_ratios",
+            )
+        if self.scale_ratios and not 0 < self.scale_ratios[0] <= self.scale_ratios[1]:
+            raise Refusal(
+                "scale_ratios is no range",
+                expected="0 < the first <= the second",
+                got=f"{self.scale_ratios[0]:g}, {self.scale_ratios[1]:g}",
+                setting="scale_ratios",
+            )
+        for name in ("stride", "upper_size", "upper_height", "upper_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise Refusal(
+                    f"{name} is too small",
+                    expected=f"{name} >= 1",
+                    got=f"{name} {value}",
+                    setting=name,
+                )
+
+
+@layer("SegData", "seg_data_param")
+@dataclass(frozen=True)
+class SegData(ImageReader):
+    """One image and its labels from the files that a list names, one `image labels` per line.
+
+    `root_dir` is put before each path as it is. `transform_param` resizes both, and cuts out a part
+    that moves from image to image; this, and `mirror`, is random in every phase. With `balance` the
+    part is drawn anew, up to ten times, while one label has more than 0.8 of it.
+
+    Shapes: image (3, H, W) as stored -> tops (1, 3, H', W') and labels (1, 1, H', W'), another H'
+    and W' for each image.
+    Source: the action_recog branch of yjxiong's fork.
+    """
+
+    batch_size: int = field(default=1, init=False)
+    rand_skip: int = field(default=0, init=False)
+    shuffle: bool = False
+    root_dir: str = ""
+    balance: bool = False
+    transform_param: StrideTransform = field(default_factory=StrideTransform)
+
+    tops: ClassVar[Arity] = exactly(2)
+    message: ClassVar[str] = "seg_data_param"
+
+    def infer(self, *bottoms: BlobType) -> Signature:
+        self.check()
+        image = bottoms[0]
+        TransformParam(mean_value=self.transform_param.mean_value).infer(image)
+        size = self.transform_param.part(image.shape[1], image.shape[2])
+        if min(size) < 1:
+            raise Refusal(
+                "an image is smaller than the stride",
+                expected=f"height and width >= {self.transform_param.stride}",
+                got=f"an image of shape {image}",
+                setting="stride",
+            )
+        return Signature((BlobType((1, image.shape[0], *size)), BlobType((1, 1, *size))))
