@@ -18,7 +18,7 @@ from netc.layers.data import ImageData, ImageReader
 from netc.layers.segdata import PairReader
 
 # More digits than a label of 32 bits can have are no label.
-_INTEGER = re.compile(rb"[+-]?[0-9]{1,10}")
+_LINE = re.compile(rb"(.+)[ \t]([+-]?[0-9]{1,10})", re.S)
 
 # Of a list that is something else, the first few lines tell enough.
 _MOST_BAD_LINES = 10
@@ -39,8 +39,9 @@ class ImageList:
 
 
 def read_list(file: Path) -> ImageList:
-    """Read a list. The label is what follows the last space of a line; empty lines are left out.
+    """Read a list. The label is what follows the last space or tab; empty lines are left out.
 
+    BVLC Caffe knows the space alone, NVCaffe and others take any blank.
     Raises one NetcError with the bad lines (the first few of many), or for an empty list.
     """
     try:
@@ -53,10 +54,9 @@ def read_list(file: Path) -> ImageList:
         text = line.rstrip()
         if not text:
             continue
-        path, _, label = text.rpartition(b" ")
-        if path and _INTEGER.fullmatch(label):
-            paths.append(os.fsdecode(path))
-            labels.append(int(label))
+        if parts := _LINE.fullmatch(text):
+            paths.append(os.fsdecode(parts[1]))
+            labels.append(int(parts[2]))
             lines.append(number)
             continue
         n_bad += 1
@@ -69,12 +69,7 @@ def read_list(file: Path) -> ImageList:
 
 
 def _bad_line(file: Path, number: int, text: bytes) -> Problem:
-    end = text.split()[-1]
-    hint = ""
-    if b"\t" in text and _INTEGER.fullmatch(end):
-        hint = "separate path and label by a space, not by a tab"
-    elif b" " in text:
-        hint = "HDF5Data takes labels that are not integers"
+    hint = "HDF5Data takes labels that are not integers" if b" " in text else ""
     return Problem(
         "this line of the list names no label",
         Span(str(file), number, 1),

@@ -77,12 +77,18 @@ def test_every_bad_line_is_told(tmp_path: Path) -> None:
         read_list(path)
     problems = told.value.problems
     assert [problem.span for problem in problems] == [
-        Span(str(path), line, 1) for line in (2, 3, 4, 5, 6, 7)
+        Span(str(path), line, 1) for line in (2, 4, 5, 6, 7)
     ]
     assert all(p.what == "this line of the list names no label" for p in problems)
     assert problems[0].got == "no_label.jpg"
-    assert "tab" in problems[1].hint
-    assert "HDF5Data" in problems[2].hint
+    assert "HDF5Data" in problems[1].hint
+
+
+def test_a_tab_separates_too(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("my photos/x.jpg\t3\ny z.jpg 4\n")
+    found = read_list(tmp_path / "list")
+    assert list(found.paths) == ["my photos/x.jpg", "y z.jpg"]
+    assert found.labels.tolist() == [3, 4]
 
 
 def test_a_list_of_something_else_is_told_briefly(tmp_path: Path) -> None:
