@@ -4,12 +4,13 @@ python tools/check_published.py caffe fcn.berkeleyvision.org py-faster-rcnn
 
 The folders are checkouts of repositories with published nets. A text that several hold counts once,
 in the first. Files that are no nets or solvers for Caffe either are counted apart: label maps,
-templates whose placeholders some program fills in, and solvers that name a net which their
-repository does not hold. Apart, too, are those that their own fork does not take, whether netc
-accepts them or not: it cannot read them, by its schema; or it refuses them, as
-`published_refusals.tsv` says of each. A repository's own schema counts, or the one of the fork that
-`published_forks.tsv` names for it, whose checkout OWNER+NAME then has to lie in a folder given by
-`-forks`; where neither is there, every file counts. Reading schemas needs grpcio-tools.
+templates whose placeholders some program fills in, and files that name others which their
+repository does not hold: solvers a net, lists their images. Apart, too, are those that their own
+fork does not take, whether netc accepts them or not: it cannot read them, by its schema; or it
+refuses them, as `published_refusals.tsv` says of each. A repository's own schema counts, or the one
+of the fork that `published_forks.tsv` names for it, whose checkout OWNER+NAME then has to lie in a
+folder given by `-forks`; where neither is there, every file counts. Reading schemas needs grpcio-
+tools.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from netc.schema.paths import candidates
 # A number, or a word, of which the text has many: left out of what is grouped.
 _DETAIL = re.compile(r"(?<=blob )'[^']*'|(?<![\w'])\d+|'[^']*[/.][^']*'")
 _PLACEHOLDER = re.compile(r"\$|\{\{|@|[A-Za-z_]\w*")
+_FILE_MISSING = re.compile(r"('.*\.prototxt'|image '.*') does not exist", re.S)
 _NUMBER_WANTED = re.compile(r"takes a (whole )?number")
 
 
@@ -120,7 +122,7 @@ def kind_of(text: str, problems: Sequence[Problem]) -> Kind:
         return Kind.NO_NET
     if "${" in text or "{{" in text or any(map(_is_placeholder, problems)):
         return Kind.TEMPLATE
-    if any(p.what.endswith(" does not exist") and ".prototxt'" in p.what for p in problems):
+    if any(_FILE_MISSING.fullmatch(problem.what) for problem in problems):
         return Kind.INCOMPLETE
     return Kind.REFUSED
 

@@ -25,6 +25,9 @@ FILES = {
     "odd/template.prototxt": NET.replace("num_output: 2", "num_output: classes"),
     "odd/shell.prototxt": NET.replace('"ip"', '"${NAME}"') + "layer { nme: 1 }",
     "odd/solver.prototxt": 'net: "gone.prototxt" base_lr: 1 lr_policy: "fixed" max_iter: 1',
+    "odd/images.txt": "gone.png 0\n",
+    "odd/images.prototxt": 'layer { name: "d" type: "ImageData" top: "d" '
+    'image_data_param { source: "images.txt" } }',
     "odd/typo.prototxt": NET.replace("num_output", "num_outputs"),
     "odd/also.prototxt": NET.replace("InnerProduct", "Innerproduct")
     + 'layer { name: "r" type: "ReLU" bottom: "x7" top: "r" }',
@@ -88,6 +91,7 @@ def test_equal_texts_count_once_and_empty_ones_not(roots: Path) -> None:
         "good/again.prototxt",
         "good/solver.prototxt",
         "odd/also.prototxt",
+        "odd/images.prototxt",
         "odd/labels.prototxt",
         "odd/shell.prototxt",
         "odd/solver.prototxt",
@@ -106,6 +110,7 @@ def test_what_files_are(roots: Path) -> None:
     assert kinds_of(roots / "odd") == {
         "also.prototxt": Kind.REFUSED,
         "copy.prototxt": Kind.ACCEPTED,
+        "images.prototxt": Kind.INCOMPLETE,
         "labels.prototxt": Kind.NO_NET,
         "shell.prototxt": Kind.TEMPLATE,
         "solver.prototxt": Kind.INCOMPLETE,
@@ -122,8 +127,8 @@ def test_the_tables(
     lines = capsys.readouterr().out.splitlines()
     words = {line.split()[0]: line.split()[1:] for line in lines if line}
     assert words["good"] == ["2", "0", "0", "0", "0", "0", "0", "100.0", "%"]
-    assert words["odd"] == ["0", "2", "1", "2", "1", "0", "0", "0.0", "%"]
-    assert words["all"] == ["2", "2", "1", "2", "1", "0", "0", "50.0", "%"]
+    assert words["odd"] == ["0", "2", "1", "2", "2", "0", "0", "0.0", "%"]
+    assert words["all"] == ["2", "2", "1", "2", "2", "0", "0", "50.0", "%"]
     reasons = "\n".join(lines)
     assert "1  unknown layer type 'Innerproduct'\n       odd/also.prototxt" in reasons
     assert "unknown bottom blob ...\n" in reasons
