@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from netc.data.image_list import ImageList, ListedSource
 from netc.data.images import opencv, planes, resize
-from netc.data.source import Batch, DataAbsent, Item, Opening, locate, locate_setting
+from netc.data.source import Batch, Item, Opening, locate, locate_setting
 from netc.data.transform import Image, Transformer, Windows
 from netc.data.video import Frames
 from netc.errors import NetcError, Problems, Span, fail
@@ -103,18 +103,7 @@ class ClipSource(ListedSource):
         self._settings = layer
         listed = self._read_clips(file, layer)
         super().__init__(layer, opening, listed, shuffle=layer.shuffle, root=layer.root_folder)
-        try:
-            self._located(0)
-        except NetcError as error:
-            # A list without its videos is no more than what the settings say.
-            (problem,) = error.problems
-            raise DataAbsent(
-                problem.what,
-                expected=problem.expected,
-                got=f"line {self._list.lines[0]} of '{file}'",
-                hint=problem.hint,
-                setting="source",
-            ) from error
+        self._check_first(self._located)
 
     def _read_clips(self, file: Path, layer: ClipReader) -> ClipList:
         return read_clips(file)

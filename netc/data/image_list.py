@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.data.images import ImageSource, assume_image, decode, resize
-from netc.data.source import Batch, Item, Opening, locate, locate_setting
+from netc.data.source import Batch, DataAbsent, Item, Opening, locate, locate_setting
 from netc.errors import NetcError, Problem, Problems, Span, fail
 from netc.layers.data import ImageData, ImageReader
 from netc.layers.segdata import PairReader
@@ -99,6 +99,23 @@ class ListedSource(ImageSource):
 
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
+
+    def _check_first(self, locate_item: Callable[[int], Path]) -> None:
+        """Raise DataAbsent where the first item of the list is missing.
+
+        A list alone tells no more than the settings do.
+        """
+        try:
+            locate_item(0)
+        except NetcError as error:
+            (problem,) = error.problems
+            raise DataAbsent(
+                problem.what,
+                expected=problem.expected,
+                got=f"line {self._list.lines[0]} of '{self._list.file}'",
+                hint=problem.hint,
+                setting="source",
+            ) from error
 
     def _index(self, position: int) -> int:
         """Return the place in the list of the item at a position."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netc.data.image_list import ImageList, ListedSource
-from netc.data.source import Batch, DataAbsent, Item, Opening, arrays_for, locate, locate_setting
+from netc.data.source import Batch, Item, Opening, arrays_for, locate, locate_setting
 from netc.data.transform import Transformer
 from netc.data.workers import workers
 from netc.errors import NetcError, Span, fail
@@ -51,17 +51,7 @@ class VoxelSource(ListedSource):
         file = locate_setting(layer.source, opening, "source", "list of videos")
         self._settings = layer
         super().__init__(layer, opening, read_words(file), shuffle=layer.shuffle)
-        try:
-            self._located(0)
-        except NetcError as error:
-            (problem,) = error.problems
-            raise DataAbsent(
-                problem.what,
-                expected=problem.expected,
-                got=f"line {self._list.lines[0]} of '{file}'",
-                hint=problem.hint,
-                setting="source",
-            ) from error
+        self._check_first(self._located)
 
     def _opened_transformer(self) -> Transformer:
         return Transformer(self._settings.transform_param, self._opening, clips=True)
