@@ -79,6 +79,8 @@ class VideoClipData(ClipReader):
     `new_width`. The clip is cropped, mirrored and scaled as one; the mean is a value for each
     channel or a file of a clip. `shuffle` draws a new order for every pass over the list.
 
+    Shapes: clip (C, L, H, W), resized -> tops (N, C, L, H', W'), cropped, and labels (N,).
+
     Source: video-caffe; where it hits the last frame but misses one, it repeats that, and netc
     refuses.
     """

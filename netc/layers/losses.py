@@ -259,6 +259,8 @@ class SoftmaxWithLoss(ProbabilityLoss):
     weight_by_label_freqs: bool | None = None
     class_weighting: tuple[float, ...] = ()
 
+    tops: ClassVar[Arity] = between(1, 3)
+
     def resolve(self, host: CodeHost | None) -> Layer:
         if len(self.top) < 3:
             return self

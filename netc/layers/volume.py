@@ -146,7 +146,10 @@ class NdConvolution(Layer):
     The shapes have a `dim` for each axis behind the channels; without `stride_shape` all strides
     are 1, without `pad_shape` nothing is padded.
 
-    Shapes, params: those of Convolution. Source: video-caffe, where it computes with cuDNN alone.
+    Shapes: bottom (N, C, sizes...) -> top (N, num_output, places...), as Convolution has them;
+    params as well.
+
+    Source: video-caffe, where it computes with cuDNN alone.
     """
 
     num_output: int = 0
