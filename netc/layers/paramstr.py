@@ -8,11 +8,13 @@ both have in common.
     'scales': !!python/tuple [8, 16, 32]
     'feat_stride': 4,8,16
 
-Nothing is evaluated.
+DetectNet's have numbers alone, whose place says what they are: `1248, 352, 16`. Nothing is
+evaluated.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -177,8 +179,24 @@ class Settings:
     """The settings of one `param_str`, to be asked for one by one; `finish` refuses the rest."""
 
     def __init__(self, text: str) -> None:
-        self._left = parse(text)
+        self._text = text
         self._known: list[str] = []
+
+    @functools.cached_property
+    def _left(self) -> dict[str, Data]:
+        return parse(self._text)
+
+    def name(self, *names: str) -> None:
+        """Give names to numbers that have none; the last ones may be absent."""
+        values = [part.strip() for part in self._text.split(",")]
+        if len(values) > len(names) or not all(map(_is_number, values)):
+            raise Refusal(
+                "param_str is no row of numbers",
+                expected=f"{len(names)} of them: {', '.join(names)}",
+                got=self._text.strip() or "an empty param_str",
+                setting="param_str",
+            )
+        self._left = dict(zip(names, values, strict=False))
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Return a whole number; without a default it must be there."""

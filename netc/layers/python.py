@@ -15,6 +15,7 @@ from netc.errors import nearest
 from netc.layers.activation import Power
 from netc.layers.data import Reader
 from netc.layers.fillers import Filler
+from netc.layers.gridboxes import GridClusters, GridTruth, JudgedPrecision, ScoreDetections
 from netc.layers.input import BlobShape
 from netc.layers.losses import EuclideanLoss
 from netc.layers.masks import BestClassBoxes
@@ -135,6 +136,9 @@ REGIONS = 128
 
 # The side of the square that anchors are made around.
 SQUARE = 16
+
+# The numbers that the `param_str` of DetectNet's layers begins with.
+_GRID = ("image_size_x", "image_size_y", "stride")
 
 # The sides of MNC's masks, and how many regions it learns from at once.
 MASK = 21
@@ -476,6 +480,38 @@ def _spatial_dropout(layer: Python, settings: Settings) -> Layer:
     return Power(scale=1 / (1 - ratio))
 
 
+def _grid_clusters(layer: Python, settings: Settings) -> Layer:
+    numbers = ("gridbox_cvg_threshold", "gridbox_rect_thresh", "gridbox_rect_eps", "min_height")
+    settings.name(*_GRID, *numbers, "num_classes")
+    x, y, stride = (settings.integer(name) for name in _GRID)
+    return GridClusters(
+        x,
+        y,
+        stride,
+        settings.integer("num_classes", 1),
+        settings.number("gridbox_cvg_threshold"),
+        settings.integer("gridbox_rect_thresh"),
+        settings.number("gridbox_rect_eps"),
+        settings.integer("min_height"),
+    )
+
+
+def _grid_truth(layer: Python, settings: Settings) -> Layer:
+    settings.name(*_GRID, "num_classes")
+    x, y, stride = (settings.integer(name) for name in _GRID)
+    return GridTruth(x, y, stride, settings.integer("num_classes", 1))
+
+
+def _score_detections(layer: Python, settings: Settings) -> Layer:
+    return ScoreDetections()
+
+
+def _judged_precision(layer: Python, settings: Settings) -> Layer:
+    settings.name(*_GRID)
+    settings.ignore(*_GRID)
+    return JudgedPrecision()
+
+
 #: (module, class) -> what stands for it.
 WELL_KNOWN: dict[tuple[str, str], Maker] = {
     # py-faster-rcnn, and R-FCN and PVANet after it
@@ -519,6 +555,11 @@ WELL_KNOWN: dict[tuple[str, str], Maker] = {
     # BVLC Caffe's examples
     ("pascal_multilabel_datalayers", "PascalMultilabelDataLayerSync"): _multilabel,
     ("pyloss", "EuclideanLossLayer"): _euclidean,
+    # DetectNet
+    ("caffe.layers.detectnet.clustering", "ClusterDetections"): _grid_clusters,
+    ("caffe.layers.detectnet.clustering", "ClusterGroundtruth"): _grid_truth,
+    ("caffe.layers.detectnet.mean_ap", "ScoreDetections"): _score_detections,
+    ("caffe.layers.detectnet.mean_ap", "mAP"): _judged_precision,
     # ENet
     ("spatial_dropout", "SpatialDropoutLayer"): _spatial_dropout,
 }

@@ -182,6 +182,8 @@ _GROUPS: tuple[tuple[str, ...], dict[str, Any]] = (
 )
 _GROUPED = ("cls_num", "field_h", "field_w")
 
+_GRID = {"image_size_x": 32, "image_size_y": 24, "stride": 8, "num_classes": 2}
+
 # Types that take one bottom of any shape, with the defaults of their settings, need no line.
 LEGAL: dict[str, tuple[Suits, ...]] = {
     "Accuracy": (Suits(("N 3 H", "N 1 H"), {}, {1: below(3)}, tops=(1, 2)),),
@@ -342,6 +344,15 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
         Suits(("N 3", "N", "N 3"), {}, {1: below(3), 2: positive}),
     ),
+    "GridClusters": (
+        Suits(
+            ("N 2 3 4", "N 4 3 4"), {**_GRID, "gridbox_rect_thresh": 1, "gridbox_rect_eps": 0.5},
+            {0: positive}, ("num_classes", *_GRID), (2,),
+        ),
+    ),
+    "GridTruth": (
+        Suits(("N 2 3 4", "N 4 3 4"), _GRID, {0: below(2)}, ("num_classes", *_GRID), (2,)),
+    ),
     "NCALoss": (
         Suits(("N 3", "N"), {}, {1: below(3)}, tops=(1, 2)),
         Suits(("N 3", "N", "N"), {}, {1: below(3), 2: positive}),
@@ -400,6 +411,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
         ),
     ),
     "KnownEuclideanLoss": (Suits(("N C", "N C"), values={1: positive}),),
+    "JudgedPrecision": (Suits(("N 4 5",), values={0: below(4)}, tops=(3,)),),
     "KnownRows": (Suits(("N C", "N"), values={1: below(2)}, tops=(2,)),),
     "MultiBoxFocalLoss": (
         Suits(
@@ -549,6 +561,7 @@ LEGAL: dict[str, tuple[Suits, ...]] = {
     "Sampling": (Suits(("N C", "N C"), values={1: positive}),),
     "Scale": (Suits(), Suits(("N C H", "C"))),
     "ScaleRoute": (Suits(("R 5", "R C"), {"high_scale": 12.0}, {0: regions}, tops=(2,)),),
+    "ScoreDetections": (Suits(("N 3 5", "N 4 5"), values={0: positive, 1: positive}),),
     "SegAccuracy": (Suits(("N 3 H W", "N 1 H W"), values={1: below(3)}),),
     "ShuffleChannel": (Suits(("N 4 H W",), {"group": 2}),),
     "SigmoidCrossEntropyLoss": (Suits(("N C", "N C"), values={1: below(2)}),),
