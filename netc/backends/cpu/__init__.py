@@ -27,8 +27,9 @@ from netc.backends.cpu.eltwise import eltwise_kernel
 from netc.backends.cpu.gating import GateKernel, scale_kernel
 from netc.backends.cpu.innerproduct import InnerProductKernel
 from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
+from netc.backends.cpu.lrn import LrnKernel
 from netc.backends.cpu.matmul import MatMulKernel
-from netc.backends.cpu.normalization import LrnKernel, NormKernel
+from netc.backends.cpu.normalization import NormKernel
 from netc.backends.cpu.onednn import Desc
 from netc.backends.cpu.permute import PermuteKernel
 from netc.backends.cpu.pooling import PoolingKernel
