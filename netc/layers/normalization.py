@@ -89,12 +89,13 @@ class LRN(Layer):
         return (1,) if self.norm_region is NormRegion.ACROSS_CHANNELS else (2, 3)
 
     @property
-    def _alpha(self) -> float:
-        """The factor of the sum."""
+    def factor(self) -> float:
+        """The factor of the sum: alpha / n."""
         return self.alpha / float(self.local_size ** len(self._axes))
 
     @property
-    def _k(self) -> float:
+    def offset(self) -> float:
+        """What is added to the sum: k where it counts."""
         return self.k if self.norm_region is NormRegion.ACROSS_CHANNELS else 1.0
 
     def _around(self, x: Array) -> Array:
@@ -105,8 +106,8 @@ class LRN(Layer):
 
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         xp, x, scale = call.xp, call.bottoms[0], call.kept[0]
-        xp.multiply(self._around(x * x), self._alpha, out=scale)
-        scale += self._k
+        xp.multiply(self._around(x * x), self.factor, out=scale)
+        scale += self.offset
         return (xp.multiply(x, scale**-self.beta, out=call.out[0]),)
 
     def backward_reads(self) -> Reads:
@@ -119,7 +120,7 @@ class LRN(Layer):
         own = dy * scale**-self.beta
         shared = self._around(own * x / scale)
         shared *= x
-        shared *= 2 * self._alpha * self.beta
+        shared *= 2 * self.factor * self.beta
         return Gradients((own - shared,))
 
     def lower(

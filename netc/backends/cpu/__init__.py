@@ -27,7 +27,7 @@ from netc.backends.cpu.eltwise import eltwise_kernel
 from netc.backends.cpu.gating import GateKernel, scale_kernel
 from netc.backends.cpu.innerproduct import InnerProductKernel
 from netc.backends.cpu.kernel import Kernel, kernel_or_reason, move
-from netc.backends.cpu.lrn import LrnKernel
+from netc.backends.cpu.lrn import lrn_kernel
 from netc.backends.cpu.matmul import MatMulKernel
 from netc.backends.cpu.normalization import NormKernel
 from netc.backends.cpu.onednn import Desc
@@ -82,7 +82,7 @@ FAMILIES: dict[type[Layer], Callable[[Job], Kernel]] = {
     Pooling: PoolingKernel,
     Pooling3D: PoolingKernel,
     NdPooling: PoolingKernel,
-    LRN: LrnKernel,
+    LRN: lrn_kernel,
     BatchNorm: NormKernel,
     Scale: scale_kernel,
     Axpy: GateKernel,

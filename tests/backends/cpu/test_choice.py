@@ -8,7 +8,6 @@ import pytest
 
 from netc.assemble import load_graph
 from netc.backends import find_backend
-from netc.backends.cpu import onednn
 from netc.graph.deploy import deploy
 from netc.layers.types import Phase
 from netc.plan import Plan, plan
@@ -59,9 +58,7 @@ FAMILIES = {
 def test_every_family_runs_on_onednn(net: str) -> None:
     found = kernels(planned(net))
     for family in FAMILIES[net]:
-        # oneDNN 3.2 has the gradient of LRN with AVX-512 only.
-        backend = "reference" if family == "LRN" and not onednn.has_avx512() else "cpu"
-        assert found[family] == {backend}, family
+        assert found[family] == {"cpu"}, family
 
 
 def test_a_residual_net_for_inference_is_made_of_convolutions() -> None:
@@ -86,8 +83,6 @@ def test_a_residual_net_for_inference_is_made_of_convolutions() -> None:
 def test_blobs_keep_their_layout_from_end_to_end(net: str) -> None:
     """Only where the images end, before an inner product, is a blob copied to another order."""
     p = planned(net)
-    if "reference" in kernels(p).get("LRN", ()):
-        pytest.skip("LRN runs on the reference here, in C order")
     for reorder in p.reorders:
         source, target = p.buffers[reorder.source], p.buffers[reorder.target]
         if source.layout != target.layout:
@@ -104,7 +99,7 @@ def test_weights_lie_as_the_forward_pass_wants_them() -> None:
 DECLINED = {
     "STOCHASTIC pooling": 'type: "Pooling" pooling_param { pool: STOCHASTIC kernel_size: 2 }',
     "divisor": 'type: "Pooling" pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }',
-    "within a channel": 'type: "LRN" lrn_param { norm_region: WITHIN_CHANNEL }',
+    "beta is 0.6": 'type: "LRN" lrn_param { norm_region: WITHIN_CHANNEL beta: 0.6 }',
     "one slope for all channels": 'type: "PReLU" prelu_param { channel_shared: true }',
     "not one for each channel": 'type: "Scale" scale_param { axis: 0 num_axes: -1 }',
 }
@@ -142,8 +137,8 @@ def test_the_printed_plan_counts_reorders() -> None:
     p = planned("alexnet")
     text = p.render()
     assert "'conv1' (Convolution) + 'relu1' (ReLU)  [cpu]" in text
-    # Of pool5 and its diff; where LRN runs on the reference, of what it reads and writes, too.
-    assert len(p.reorders) == (2 if onednn.has_avx512() else 10)
+    # Of pool5 and its diff.
+    assert len(p.reorders) == 2
     assert f"reorders: {len(p.reorders)} of blobs and diffs" in text
     assert "conv2: weights for backward" in text
 

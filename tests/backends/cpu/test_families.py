@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from netc.backends import find_backend
-from netc.backends.cpu import onednn
+from netc.backends.base import Job
+from netc.backends.cpu import lrn, onednn
+from netc.backends.cpu.kernel import Impossible, Kernel
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.plan import plan
@@ -171,6 +173,41 @@ def test_factors_and_shifts_of_channels(
 ) -> None:
     check(net(kind, settings, shapes))
     check(net(kind, settings, shapes, relu=True))
+
+
+def no_lrn(job: Job) -> Kernel:
+    raise Impossible("this library has none")
+
+
+LRN_SETTINGS = [
+    "",
+    "local_size: 3 alpha: 0.5 beta: 0.5",
+    "local_size: 21 alpha: 2 k: 2",
+    "norm_region: WITHIN_CHANNEL local_size: 3 alpha: 0.7",
+    "norm_region: WITHIN_CHANNEL local_size: 9",
+]
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
+@pytest.mark.parametrize("shape", [(2, 16, 5, 6), (4, 20, 5, 6), (3, 3, 7, 4), (4, 48, 9, 1)])
+@pytest.mark.parametrize("settings", LRN_SETTINGS)
+def test_lrn_from_sums(
+    settings: str, shape: tuple[int, ...], phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in pieces, one or two items each."""
+    monkeypatch.setattr(lrn, "LrnKernel", no_lrn)
+    for piece in (lrn.PIECE, 2000):
+        monkeypatch.setattr(lrn, "PIECE", piece)
+        check(net("LRN", f"lrn_param {{ {settings} }}", (shape,)), phase)
+
+
+def test_lrn_of_channels_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do behind grey images, without AVX-512."""
+    monkeypatch.setattr(lrn, "LrnKernel", no_lrn)
+    text = net("LRN", "lrn_param { alpha: 2 }", ((2, 32, 9, 8),))
+    grey = text.replace("dim: 32", "dim: 1", 1)
+    assert grey != text
+    check(grey)
 
 
 @pytest.mark.parametrize("relu", [False, True])
