@@ -240,7 +240,7 @@ class Plan:
         moved = sum(self.buffers[step.target].nbytes for step in self.reorders)
         lines.append(
             f"reorders: {len(self.reorders)} of blobs and diffs ({moved} bytes), "
-            f"{len(self.inner_reorders)} of params"
+            f"{len(self.inner_reorders)} within kernels"
         )
         lines += [f"{'':<10}{what}" for what in self.inner_reorders]
         lines.append(

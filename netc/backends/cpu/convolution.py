@@ -11,7 +11,7 @@ weights themselves and their gradient stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from netc.backends.base import Binding, Job, Layout, Precision, Prepared, Terms
@@ -119,13 +119,8 @@ class ConvolutionKernel(Kernel):
         self._want_weights = job.train and any(job.wants_params)
         self._choose_forward(job, half)
         self._prepare_forward()
-        reorders = []
-        if self._weights_for_forward.differs:
-            reorders.append("weights for forward")
         if self._want_data:
             self._choose_data()
-            if not self._weights_for_data.same(self.weight):
-                reorders.append("weights for backward")
         if self._want_weights:
             self._choose_weights()
         bottom = (self.small if layer.transposed else self.image).layout
@@ -141,8 +136,26 @@ class ConvolutionKernel(Kernel):
             reads=reads,
             forward_scratch=self._scratch_forward.nbytes,
             backward_scratch=self._scratch_backward.nbytes,
-            reorders=tuple(reorders),
+            reorders=tuple(self._reorders()),
         )
+
+    def _reorders(self) -> Iterable[str]:
+        """Return what is copied between layouts."""
+        transposed = self._layer.transposed
+        if not transposed and any(mover.differs for mover in self._forward_moves):
+            yield "blobs for forward"
+        if self._weights_for_forward.differs:
+            yield "weights for forward"
+        if self._want_data:
+            if any(mover.differs for mover in self._data_moves[:2]):
+                yield "diffs for backward"
+            if self._data_moves[2].differs:
+                yield "weights for backward"
+        if self._want_weights:
+            if any(mover.differs for mover in self._weights_moves[:2]):
+                yield "blobs for the gradient of the weights"
+            if self._weights_moves[2].differs:
+                yield "gradient of the weights"
 
     # -- choosing ----------------------------------------------------------------------------------
 
@@ -236,6 +249,13 @@ class ConvolutionKernel(Kernel):
         else:
             which = onednn.SRC_MD, onednn.DST_MD
         self.image, self.small = (self._forward.desc(i) for i in which)
+        if self._gathers_faster_channels_last():
+            self._gather_channels_last(weights)
+        if not self._layer.transposed:
+            self._forward_moves = (
+                Mover(self.image, self._forward.desc(onednn.SRC_MD), self._scratch_forward),
+                Mover(self.small, self._forward.desc(onednn.DST_MD), self._scratch_forward),
+            )
         taken = self._forward.desc(onednn.WEIGHTS_MD)
         #: How the weights lie for the whole run: as the forward pass takes them, unless they are
         #: converted for each pass, when it is the gradient that should need no copy.
@@ -250,6 +270,34 @@ class ConvolutionKernel(Kernel):
         """
         grey = self._shape.image[1] == 1 and not self._layer.transposed
         return grey and self._want_weights and not onednn.has_avx512()
+
+    def _is_square_of_three(self) -> bool:
+        """Say whether windows are of 3 x 3 pixels, one beside the other, without AVX-512.
+
+        There the library's kernels for blocks are slow where the others are not.
+        """
+        three = [(s.kernel, s.stride, s.dilation) for s in self._shape.slides] == [(3, 1, 1)] * 2
+        return three and not self._layer.transposed and not onednn.has_avx512()
+
+    def _gathers_faster_channels_last(self) -> bool:
+        """Say whether the forward pass is faster on copies in which channels are last.
+
+        Copies included, 7 to 60 % on blobs of 28 x 28 and fewer pixels; on larger ones there is
+        nothing to gain.
+        """
+        small = all(s.places <= 28 for s in self._shape.slides)
+        wide = self._shape.image[1] // self._layer.group >= 16
+        alone = self._epilogue.n_bottoms == 0
+        return self._is_square_of_three() and small and wide and alone
+
+    def _gather_channels_last(self, weights: Sequence[object]) -> None:
+        image, small = (
+            Desc.blocked(dims, _CHANNELS_LAST[4]) for dims in (self._shape.image, self._shape.small)
+        )
+        assert image is not None and small is not None, "a name of a usual layout"
+        self._forward = quick(
+            (self._product("gather", image, small, weight) for weight in weights), "convolution"
+        )
 
     def _as_gradient(self) -> Desc:
         """Return how the gradient of the weights lies if it may lie as it likes."""
@@ -299,17 +347,26 @@ class ConvolutionKernel(Kernel):
     def _choose_weights(self) -> None:
         """Choose the primitive for the gradients of the weights and the bias."""
         free = self._any
-        self._weights = quick(
-            (
-                self._product("weights", image, small, weight)
-                for image, small, weight in (
-                    (self.image, self.small, self.weight),
-                    (self.image, self.small, self._any_gradient),
-                    (free["image"], free["small"], self._any_gradient),
-                )
-            ),
-            "convolution for the gradient of the weights",
-        )
+        what = "convolution for the gradient of the weights"
+        if self._is_square_of_three() and self._layer.group == 1 and self._shape.small[1] >= 128:
+            # Matrix products of windows in C order are faster, copies included: by 6 to 60 % with
+            # 128 channels and more.
+            image, small = (Desc.plain(dims) for dims in (self._shape.image, self._shape.small))
+            self._weights = required(
+                self._product("weights", image, small, self._any_gradient), what
+            )
+        else:
+            self._weights = quick(
+                (
+                    self._product("weights", image, small, weight)
+                    for image, small, weight in (
+                        (self.image, self.small, self.weight),
+                        (self.image, self.small, self._any_gradient),
+                        (free["image"], free["small"], self._any_gradient),
+                    )
+                ),
+                what,
+            )
         scratch = self._scratch_backward
         self._weights_moves = (
             Mover(self.image, self._weights.desc(onednn.SRC_MD), scratch),
@@ -357,11 +414,11 @@ class ConvolutionKernel(Kernel):
                     )
                 )
             return in_a_row(calls)
-        to = self._weights_for_forward
+        to, image, small = self._weights_for_forward, *self._forward_moves
         arrays = {
-            onednn.SRC: (self.image, x),
+            onednn.SRC: (image.wanted, image.array(binding, x)),
             onednn.WEIGHTS: (to.wanted, to.array(binding, weight)),
-            onednn.DST: (self.small, y),
+            onednn.DST: (small.wanted, small.array(binding, y)),
             **self._epilogue.arguments(binding, self.small),
         }
         bias = None
@@ -372,8 +429,10 @@ class ConvolutionKernel(Kernel):
         return in_a_row(
             [
                 *to.before(binding, weight),
+                *image.before(binding, x),
                 *self._epilogue.before(binding, bias),
                 self._forward.bind(arrays),
+                *small.after(binding, y),
             ]
         )
 

@@ -133,15 +133,15 @@ def test_padded_blocks_branches_and_chains(keep: str) -> None:
 def test_params_lie_as_the_kernels_want_and_are_told_in_c_order() -> None:
     graph = graph_of(BLOCKED)
     net = executor_of(graph, backend_name="cpu")
-    b = next(use.param for node in graph.nodes if node.name == "b" for use in node.params)
-    assert net.plan.param_layouts[b] is not None
-    assert net.params[b].ndim == 1
-    values = np.random.default_rng(0).standard_normal(graph.params[b].shape).astype("float32")
-    net.set_param(b, values)
-    np.testing.assert_array_equal(net.param_array(b), values)
+    c = next(use.param for node in graph.nodes if node.name == "c" for use in node.params)
+    assert net.plan.param_layouts[c] is not None
+    assert net.params[c].ndim == 1
+    values = np.random.default_rng(0).standard_normal(graph.params[c].shape).astype("float32")
+    net.set_param(c, values)
+    np.testing.assert_array_equal(net.param_array(c), values)
     # The memory is larger than the array: the channels are padded to whole blocks, with zeros.
-    assert net.params[b].size > values.size
-    assert np.count_nonzero(net.params[b]) == values.size
+    assert net.params[c].size > values.size
+    assert np.count_nonzero(net.params[c]) == values.size
 
 
 def test_params_of_a_cpu_net_can_be_shared_with_one_for_tests() -> None:

@@ -210,6 +210,22 @@ def test_lrn_of_channels_that_follow_each_other(monkeypatch: pytest.MonkeyPatch)
     check(grey)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(2, 32, 9, 7), (2, 36, 14, 14), (1, 16, 31, 29)])
+def test_convolutions_of_three_by_three_pixels(
+    shape: tuple[int, ...], relu: bool, group: int
+) -> None:
+    """Without AVX-512 the passes work on copies in the layouts that suit them best."""
+    settings = f"num_output: 136 kernel_size: 3 pad: 1 group: {group}"
+    text = net("Convolution", f"convolution_param {{ {settings} }}", (shape,), relu=relu)
+    check(text)
+    copied = plan(graph_of(text), find_backend("cpu"), train=True).inner_reorders
+    old = not onednn.has_avx512()
+    assert ("l: blobs for forward" in copied) == (old and shape[2] <= 28)
+    assert ("l: blobs for the gradient of the weights" in copied) == (old and group == 1)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(2, 1, 9), (2, 1, 9, 8), (2, 1, 5, 6, 4)])
 def test_convolutions_of_grey_images(shape: tuple[int, ...], relu: bool) -> None:
