@@ -377,8 +377,9 @@ class VideoWithVoxelTruthData(VoxelReader):
                 got=f"num_truth_channels {self.num_truth_channels}",
                 setting="num_truth_channels",
             )
-        given = (self.clip_min, self.clip_max)
-        if given != (None, None) and (None in given or not self.clip_max > self.clip_min):  # type: ignore[operator]
+        low, high = self.clip_min, self.clip_max
+        neither = low is None and high is None
+        if not neither and (low is None or high is None or not low < high):
             raise Refusal(
                 "clip_min and clip_max are no range",
                 expected="clip_min < clip_max, or neither",

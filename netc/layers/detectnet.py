@@ -33,7 +33,6 @@ MAPS = 8
 # Of the 16 values of a row that tells of an object: its box (x, y, width, height), and its class.
 ROW, CLASS = 16, 5
 
-_EPSILON = 1.1920929e-07  # of float32
 _MOST = 255
 
 
@@ -117,7 +116,7 @@ class GroundTruth:
                 if left >= right or top >= bottom:
                     continue
             area = (right - left) * (bottom - top)
-            if area >= _EPSILON and int(row[CLASS]) in self.maps:
+            if area >= imaging.EPSILON and int(row[CLASS]) in self.maps:
                 yield left, top, right, bottom, self.maps[int(row[CLASS])]
 
     def _covered(
@@ -146,7 +145,7 @@ class GroundTruth:
             first, last = max(math.floor(left / stride), 0), math.ceil(right / stride)
             for column in range(first, min(last, columns)):
                 x = column * stride
-                if (min(right, x + stride) - max(left, x)) * tall / stride**2 > _EPSILON:
+                if (min(right, x + stride) - max(left, x)) * tall / stride**2 > imaging.EPSILON:
                     yield row, column
 
 
@@ -222,7 +221,7 @@ class Change:
 
     @property
     def _turn(self) -> imaging.Turn | None:
-        return imaging.Turn(*self.size, self.angle) if abs(self.angle) > _EPSILON else None
+        return imaging.Turn(*self.size, self.angle) if abs(self.angle) > imaging.EPSILON else None
 
     def frame(self) -> tuple[int, int]:
         """Return the size before the window is cut out."""
@@ -233,7 +232,7 @@ class Change:
     ) -> Array:
         """Return the changed image, less its mean, in this size; the values of all are 0-255."""
         image = image / _MOST
-        if abs(self.hue) > _EPSILON or self.saturation < 1 - 1 / _MOST:
+        if abs(self.hue) > imaging.EPSILON or self.saturation < 1 - 1 / _MOST:
             hsv = imaging.to_hsv(xp, image)
             hsv[..., 0] += self.hue
             hsv[..., 1] *= self.saturation

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from netc.layers.types import Array, ArrayNamespace
 
-_EPSILON = 1.1920929e-07  # of float32
+#: Of float32: 1 and this are neighbours.
+EPSILON = 1.1920929e-07
 _CUBIC = -0.75  # the slope of OpenCV's cubic kernel at 1
 
 # For each sixth of the circle of hues: which of what `to_bgr` mixes are blue, green and red.
@@ -22,14 +23,14 @@ def to_hsv(xp: ArrayNamespace, image: Array) -> Array:
     b, g, r = (image[..., i] for i in range(3))
     value = image.max(axis=-1)
     spread = value - image.min(axis=-1)
-    step = 60 / (spread + _EPSILON)
+    step = 60 / (spread + EPSILON)
     hue = xp.where(
         value == r,
         (g - b) * step,
         xp.where(value == g, (b - r) * step + 120, (r - g) * step + 240),
     )
     hue = xp.where(hue < 0, hue + 360, hue)
-    return xp.stack([hue, spread / (abs(value) + _EPSILON), value], axis=-1).astype("float32")
+    return xp.stack([hue, spread / (abs(value) + EPSILON), value], axis=-1).astype("float32")
 
 
 def to_bgr(xp: ArrayNamespace, image: Array) -> Array:
