@@ -24,9 +24,31 @@ from netc.layers.types import (
 )
 
 
+@dataclass(frozen=True)
+class Measure(Layer):
+    """Base of the types that measure what a net outputs: nothing learns from them.
+
+    They are gone in a deployed net.
+    """
+
+    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
+        return (False,) * n_bottoms
+
+    def lower(
+        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        raise g.refuse(
+            "the comparison with the truth has no ONNX form",
+            hint="export what is compared with it: the other bottoms of this layer",
+        )
+
+    def deployed(self) -> Layer | None:
+        return None
+
+
 @layer("Accuracy", "accuracy_param")
 @dataclass(frozen=True)
-class Accuracy(Layer):
+class Accuracy(Measure):
     """The share of labels whose score is among the `top_k` best along `axis`: the largest ones.
 
     With `min_is_better` of CaffeWindows they are the smallest, for distances.
@@ -89,9 +111,6 @@ class Accuracy(Layer):
         behind = scores > own if self.min_is_better else scores < own
         return xp.count_nonzero(~behind, axis=1) - 1
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
-
     def _lower_not_behind(self, g: OnnxBuilder, x: Value, index: Value, axis: int) -> Value:
         """Return which scores do not come behind that of the label, itself among them."""
         own = g.op("GatherElements", x, index, axis=axis)
@@ -137,9 +156,6 @@ class Accuracy(Layer):
         total, counted = (g.op("ReduceSum", v, all_but_last, keepdims=0) for v in (hit, belongs))
         share: Value = g.op("Div", total, g.op("Max", counted, g.constant(1.0)))
         return share
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 def _ratio(xp: ArrayNamespace, part: Array, whole: Array, like: Array) -> Array:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.boxes import area, overlap
 from netc.layers.losses import FLT_MIN, Loss
 from netc.layers.mscnn import (
@@ -692,7 +693,7 @@ class DetectionGroupLoss(GroupJudge, Loss):
 
 @layer("DetectionGroupAccuracy", "detection_group_accuracy_param")
 @dataclass(frozen=True)
-class DetectionGroupAccuracy(GroupJudge):
+class DetectionGroupAccuracy(GroupJudge, Measure):
     """How often the classes of maps of several boxes are right, and how well the boxes fit.
 
     The first top is the share of boxes whose class has the best score (of equal ones the lowest
@@ -732,16 +733,5 @@ class DetectionGroupAccuracy(GroupJudge):
         fits = overlap(xp, found, true, pixels=True)
         return judged(call, scores.argmax(axis=1) == classes, fits, classes != 0, background)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return bottoms[0].count
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the comparison with labels has no ONNX form",
-            hint="export the maps: the bottoms of this layer",
-        )

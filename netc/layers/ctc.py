@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.registry import layer
 from netc.layers.softmax import Softmax
@@ -398,7 +399,7 @@ class CTCLoss(Loss):
 
 @layer("LabelsequenceAccuracy", "labelsequence_accuracy_param")
 @dataclass(frozen=True)
-class LabelsequenceAccuracy(Layer):
+class LabelsequenceAccuracy(Measure):
     """The share of the items whose labels are read without a mistake.
 
     At each time step the best class counts, of equal ones the first. What they read is what they
@@ -449,9 +450,6 @@ class LabelsequenceAccuracy(Layer):
         hits = (rows[0] == rows[1]).all(axis=1)
         return (hits.mean().astype(x.dtype),)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
-
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
@@ -477,9 +475,6 @@ class LabelsequenceAccuracy(Layer):
         mistakes = _count_true(g, g.op("Not", g.op("Equal", *rows)))
         hits = g.cast(g.op("Equal", mistakes, g.constant(0, "int64")), "float32")
         return (g.op("ReduceMean", hits, keepdims=0),)
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -611,7 +606,7 @@ class CTCGreedyDecoder(_Greedy):
 
 @layer("CTCGreedyAccuracy", "ctc_decoder_param")
 @dataclass(frozen=True)
-class CTCGreedyAccuracy(_Greedy):
+class CTCGreedyAccuracy(_Greedy, Measure):
     """How well labels are read: what a CTCGreedyDecoder with labels is.
 
     The labels of an item end before the first negative number; blanks among them do not count. How
@@ -660,17 +655,6 @@ class CTCGreedyAccuracy(_Greedy):
                 right += not distance
         values = [1 - mistakes / max(n, 1), right / max(n, 1)]
         return (xp.asarray(values, dtype=x.dtype).reshape(1, 2, 1, 1),)
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "how far labels are from others has no ONNX form",
-            hint="export the scores: bottom 0 of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 def _edits(a: list[Any], b: list[Any]) -> int:

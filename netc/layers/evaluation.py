@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.annotated import OBJECT
 from netc.layers.boxes import clipped, overlap
 from netc.layers.data import Reader
@@ -22,11 +23,9 @@ from netc.layers.types import (
     ForwardCall,
     KeptType,
     Layer,
-    OnnxBuilder,
     Part,
     Refusal,
     Signature,
-    Value,
     between,
     exactly,
 )
@@ -72,7 +71,7 @@ class SizeFile(Reader):
 
 
 @dataclass(frozen=True)
-class Evaluation(Layer):
+class Evaluation(Measure):
     """Base of the types that judge detections, rows (image, class, score, box) of SSD's.
 
     Objects are rows (image, class, instance, box, difficult).
@@ -218,22 +217,8 @@ class Evaluation(Layer):
                 taken.add(index)
         return rows
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, *(True,) * (n_bottoms - 1))
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the evaluation of detections has no ONNX form",
-            hint="export the detections themselves: the bottom of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 @layer("DetectionEvaluate", "detection_evaluate_param")

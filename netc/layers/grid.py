@@ -12,6 +12,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.data import Data
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.registry import layer
@@ -25,7 +26,6 @@ from netc.layers.types import (
     ForwardCall,
     Gradients,
     KeptType,
-    Layer,
     OnnxBuilder,
     Reads,
     Refusal,
@@ -309,27 +309,46 @@ class ScoreType(enum.Enum):
 
 
 @dataclass(frozen=True)
-class BoxEvaluation(Layer):
+class BoxEvaluation(Measure):
     """Base of the types that judge the boxes of YOLO: maps, labels, perhaps the images."""
 
-    bottoms: ClassVar[Arity] = between(2, 3)
+    threshold: float = 0.5
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
+    bottoms: ClassVar[Arity] = between(2, 3)
 
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, True, False)[:n_bottoms]
 
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the evaluation of detections has no ONNX form",
-            hint="export the maps: the bottom of this layer",
-        )
+    def judged(
+        self,
+        xp: ArrayNamespace,
+        labels: Array,
+        scores: Array,
+        overlaps: Array,
+        classes: Array,
+        difficult: Array,
+    ) -> Array:
+        """Return label, score, right and wrong of boxes, (R, 4), the best of each label first.
 
-    def deployed(self) -> Layer | None:
-        return None
+        `overlaps` (R, G) are those with objects of these classes. Boxes that find a difficult one
+        are neither right nor wrong.
+        """
+        rows = xp.zeros((len(labels), 4), scores.dtype)
+        rows[:, 0], rows[:, 1] = labels, scores
+        if not len(classes):
+            rows[:, 3] = 1
+            return rows
+        overlaps = xp.where(labels[:, None] == classes, overlaps, -1)
+        best = overlaps.argmax(axis=1).tolist()
+        enough = (overlaps.max(axis=1) >= max(self.threshold, 0)).tolist()
+        taken: set[int] = set()
+        for row, (index, hit) in enumerate(zip(best, enough, strict=True)):
+            if not hit:
+                rows[row, 3] = 1
+            elif not bool(difficult[index]):
+                rows[row, 3 if index in taken else 2] = 1
+                taken.add(index)
+        return rows
 
 
 @layer("YoloGridEvaluate", "eval_detection_param")
@@ -359,7 +378,6 @@ class YoloGridEvaluate(BoxEvaluation):
     side: int = SIDE
     num_class: int = 20
     num_object: int = 2
-    threshold: float = 0.5
     sqrt: bool = True
     constriant: bool = True
     score_type: ScoreType = ScoreType.MULTIPLY
@@ -399,15 +417,11 @@ class YoloGridEvaluate(BoxEvaluation):
             order = self._kept(xp, boxes[image], scores[image])
             order = order[xp.argsort(found[image, order], kind="stable")]
             (where,) = xp.nonzero(objects[image])
-            rows = xp.zeros((len(order), 4), maps.dtype)
-            rows[:, 0], rows[:, 1] = found[image, order], scores[image, order]
-            rows[:, 2:] = self._judged(
+            overlaps = likeness(xp, boxes[image, order][:, :, None], true[image][:, where])
+            rows = self.judged(
                 xp,
-                boxes[image, order],
-                found[image, order],
-                true[image][:, where].T,
-                classes[image, where],
-                difficult[image, where],
+                *(found[image, order], scores[image, order], overlaps),
+                *(classes[image, where], difficult[image, where]),
             )
             top[image, self.num_class : self.num_class + rows.size] = rows.reshape(-1)
         return (top,)
@@ -423,26 +437,3 @@ class YoloGridEvaluate(BoxEvaluation):
             if not bool((others >= self.nms).any()):
                 stays.append(index)
         return xp.asarray(stays, dtype=order.dtype)
-
-    def _judged(
-        self,
-        xp: ArrayNamespace,
-        boxes: Array,
-        labels: Array,
-        true: Array,
-        classes: Array,
-        difficult: Array,
-    ) -> Array:
-        """Return which boxes (R, 4), in their order, are right and wrong, (R, 2)."""
-        results = xp.zeros((len(boxes), 2), boxes.dtype)
-        taken: set[int] = set()
-        for row, label in enumerate(labels.tolist()):
-            (own,) = xp.nonzero(classes == label)
-            overlaps = likeness(xp, true[own].T, boxes[row][:, None])
-            best = int(own[int(overlaps.argmax())]) if len(own) else -1
-            if best < 0 or float(overlaps.max()) < self.threshold:
-                results[row, 1] = 1
-            elif not bool(difficult[best]):
-                results[row, 1 if best in taken else 0] = 1
-                taken.add(best)
-        return results

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from netc.layers.accuracy import Measure
+from netc.layers.boxes import overlap
 from netc.layers.registry import layer
 from netc.layers.types import (
     Arity,
@@ -245,7 +247,7 @@ def _lies_in(one: Rectangle, other: Rectangle, eps: float) -> bool:
 
 @layer("ScoreDetections")
 @dataclass(frozen=True)
-class ScoreDetections(Layer):
+class ScoreDetections(Measure):
     """Which boxes found a true one, and which true ones were missed.
 
     A true box is found by the first box that overlaps it by 0.7 of their union and has found no
@@ -275,45 +277,31 @@ class ScoreDetections(Layer):
     def forward(self, call: ForwardCall) -> tuple[Array, ...]:
         found = call.xp.zeros((len(call.bottoms[0]), ROOM, VALUES), dtype="float32")
         for top, *lists in zip(found, *call.bottoms, strict=True):
-            truths, boxes = ([tuple(b[:4]) for b in rows.tolist() if any(b[:4])] for rows in lists)
-            judged = _judged(truths, boxes)[:ROOM]
+            truths, boxes = (rows[rows[:, :4].any(axis=1), :4] for rows in lists)
+            judged = _judged(call.xp, truths, boxes)[:ROOM]
             if judged:
                 top[: len(judged)] = call.xp.asarray(judged)
         return (found,)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
 
-
-def _judged(
-    truths: list[tuple[float, ...]], boxes: list[tuple[float, ...]]
-) -> list[tuple[float, ...]]:
+def _judged(xp: ArrayNamespace, truths: Array, boxes: Array) -> list[tuple[float, ...]]:
     found: set[int] = set()
     missed = []
-    for truth in truths:
-        free = (i for i in range(len(boxes)) if i not in found)
-        match = next((i for i in free if _overlap(boxes[i], truth) >= _OVERLAP), None)
+    fits = overlap(xp, boxes.astype("float64"), truths[:, None].astype("float64")) >= _OVERLAP
+    for truth, fitting in zip(truths.tolist(), fits.tolist(), strict=True):
+        match = next((i for i, fit in enumerate(fitting) if fit and i not in found), None)
         if match is None:
             missed.append((*truth, float(MISSED)))
         else:
             found.add(match)
-    right = [(*box, float(FOUND)) for i, box in enumerate(boxes) if i in found]
-    wrong = [(*box, float(WRONG)) for i, box in enumerate(boxes) if i not in found]
+    right = [(*box, float(FOUND)) for i, box in enumerate(boxes.tolist()) if i in found]
+    wrong = [(*box, float(WRONG)) for i, box in enumerate(boxes.tolist()) if i not in found]
     return right + wrong + missed
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    if not width * height:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
 
 
 @layer("JudgedPrecision")
 @dataclass(frozen=True)
-class JudgedPrecision(Layer):
+class JudgedPrecision(Measure):
     """Precision and recall of judged boxes in percent, and their product.
 
     Shapes: boxes (N, M, 5) of ScoreDetections -> (1): precision * recall / 100, which DetectNet
@@ -343,6 +331,3 @@ class JudgedPrecision(Layer):
         precision, recall = (100 * found / (found + other or 1) for other in (wrong, missed))
         values = (precision * recall / 100, precision, recall)
         return tuple(call.xp.full((1,), value, dtype="float32") for value in values)
-
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.boxes import overlap, suppress
 from netc.layers.grid import YoloGridLoss
 from netc.layers.losses import FLT_MIN, Loss
@@ -471,7 +472,7 @@ def judged(
 
 @layer("DetectionAccuracy", "detection_accuracy_param")
 @dataclass(frozen=True)
-class DetectionAccuracy(Judge):
+class DetectionAccuracy(Judge, Measure):
     """How often the classes of one map of MS-CNN are right, and how well its boxes fit.
 
     The first top is the share of positions whose class is among the `top_k` best scores (of equal
@@ -516,19 +517,8 @@ class DetectionAccuracy(Judge):
         fits = overlap(xp, self._map.boxes(xp, maps[:, k:]), labels_as_boxes(xp, labels))
         return judged(call, hits, fits, objects, background)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
-
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return bottoms[0].count
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the comparison with labels has no ONNX form",
-            hint="export the maps: the bottom of this layer",
-        )
 
 
 # Of one map: its field, boxes (N, 4, H, W) as predicted, scores (N, H, W). In ONNX H W is one axis.
@@ -1071,7 +1061,7 @@ class DecodeBBox(Layer):
 
 @layer("BboxAccuracy")
 @dataclass(frozen=True)
-class BboxAccuracy(Layer):
+class BboxAccuracy(Measure):
     """How well regions fit their objects: predicted ones, and as they were before.
 
     Means of intersection over union with the true box, over regions of class 1 or more that overlap
@@ -1138,22 +1128,8 @@ class BboxAccuracy(Layer):
         tops = (overlap(xp, boxes, true).mean().reshape(1, 1, 1, 1) for boxes in (after, before))
         return tuple(tops)[: max(len(call.out), 1)]
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False,) * n_bottoms
-
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, True, True)
 
     def cost(self, bottoms: tuple[BlobType, ...], signature: Signature) -> int:
         return bottoms[1].count
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the comparison with true boxes has no ONNX form",
-            hint="export the predictions: bottom 0 of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None

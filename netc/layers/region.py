@@ -519,7 +519,6 @@ class EvalDetection(BoxEvaluation):
     side: int = 7
     num_class: int = 20
     num_object: int = 2
-    threshold: float = 0.5
     score_type: ScoreType = ScoreType.MULTIPLY
     nms: float = -1.0
     biases: tuple[float, ...] = ()
@@ -582,10 +581,13 @@ class EvalDetection(BoxEvaluation):
             )
             order = self._kept(xp, boxes[image], scores[image])
             order = order[xp.argsort(labels[image, order], kind="stable")]
-            rows = xp.zeros((len(order), 4), dtype=maps.dtype)
-            rows[:, 0], rows[:, 1] = labels[image, order], scores[image, order]
-            right = self._right(xp, boxes[image, order], labels[image, order], wanted)
-            rows[:, 2], rows[:, 3] = right, ~right
+            classes = wanted[:, 0].astype(int)
+            overlaps = overlap(xp, boxes[image, order][:, None], _corners_of(xp, wanted))
+            rows = self.judged(
+                xp,
+                *(labels[image, order], scores[image, order], overlaps),
+                *(classes, xp.zeros_like(classes)),
+            )
             top[image, self.num_class : self.num_class + rows.size] = rows.reshape(-1)
         return (top,)
 
@@ -599,20 +601,3 @@ class EvalDetection(BoxEvaluation):
         limit = max(float(xp.nextafter(xp.asarray(self.nms, boxes.dtype), -xp.inf)), 0.0)
         stays = suppress(xp, boxes[order][None], everyone, limit)[0]
         return order[stays & (scores[order] >= LEAST_SCORE)]
-
-    def _right(self, xp: ArrayNamespace, boxes: Array, labels: Array, wanted: Array) -> Array:
-        """Return which boxes (R, 4), in the order in which they are judged, are right."""
-        right = xp.zeros((len(boxes),), bool)
-        if not len(wanted):
-            return right
-        overlaps = overlap(xp, boxes[:, None], _corners_of(xp, wanted))
-        overlaps = xp.where(labels[:, None] == wanted[:, 0].astype(int), overlaps, -1)
-        enough = (overlaps.max(axis=1) >= max(self.threshold, 0)).tolist()
-        taken: set[int] = set()
-        for row, (index, hit) in enumerate(
-            zip(overlaps.argmax(axis=1).tolist(), enough, strict=True)
-        ):
-            if hit and index not in taken:
-                right[row] = True
-                taken.add(index)
-        return right

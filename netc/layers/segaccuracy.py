@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.labels import ScoreShape, check_items, check_labels, class_index
 from netc.layers.registry import layer
 from netc.layers.types import (
@@ -15,7 +16,6 @@ from netc.layers.types import (
     BlobType,
     ForwardCall,
     KeptType,
-    Layer,
     OnnxBuilder,
     Signature,
     Value,
@@ -36,7 +36,7 @@ class AccuracyMetric(enum.Enum):
 
 @layer("SegAccuracy", "seg_accuracy_param")
 @dataclass(frozen=True)
-class SegAccuracy(Layer):
+class SegAccuracy(Measure):
     """Three measures of a segmentation, from counts of (label, best class) over all pixels.
 
     Of n[i, j] pixels with label i and best class j: the share of hits, sum(n[i, i]) / sum(n); the
@@ -93,9 +93,6 @@ class SegAccuracy(Layer):
         )
         return (xp.stack(values).astype(scores.dtype).reshape(1, 1, 1, 3),)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
-
     def lower(
         self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
     ) -> tuple[Value, ...]:
@@ -143,6 +140,3 @@ class SegAccuracy(Layer):
             g.op("ReduceMean", overlaps, keepdims=1),
         )
         return (g.reshape(g.op("Concat", *values, axis=0), (1, 1, 1, 3)),)
-
-    def deployed(self) -> Layer | None:
-        return None

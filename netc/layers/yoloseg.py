@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from netc.layers.accuracy import Measure
 from netc.layers.activation import Sigmoid
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.region import LISTED
@@ -138,7 +139,7 @@ class YoloSeg(Loss):
 
 @layer("SegmentationEvaluate", "segmentation_evaluate_param")
 @dataclass(frozen=True)
-class SegmentationEvaluate(Layer):
+class SegmentationEvaluate(Measure):
     """How well the first image is segmented: intersection over union of each class.
 
     Of a class are the pixels above `threshold`, of the predictions and of the labels; the top is
@@ -195,22 +196,8 @@ class SegmentationEvaluate(Layer):
             found = xp.where(true.any(axis=(1, 2)), found, -1)
         return (found.astype(x.dtype).reshape(1, 1, 1, -1),)
 
-    def gradient_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
-        return (False, False)
-
     def backward_reads(self) -> Reads:
         return Reads.NOTHING
-
-    def lower(
-        self, g: OnnxBuilder, bottoms: tuple[Value, ...], params: tuple[Value, ...]
-    ) -> tuple[Value, ...]:
-        raise g.refuse(
-            "the evaluation of a segmentation has no ONNX form",
-            hint="export the predictions: the bottom of this layer",
-        )
-
-    def deployed(self) -> Layer | None:
-        return None
 
 
 def resized_area(xp: ArrayNamespace, pixels: Array, size: tuple[int, int]) -> Array:

@@ -21,7 +21,7 @@ from tests.support.nets import graph_of
 
 S, K, B = 3, 4, 2
 LOSS = YoloGridLoss(S, K, B, 1.5, 0.5, 2.0, 5.0, True, True)
-JUDGE = YoloGridEvaluate(S, K, B, threshold=0.3)
+JUDGE = YoloGridEvaluate(side=S, num_class=K, num_object=B, threshold=0.3)
 
 
 def some_labels(n: int, objects: int, seed: int = 0) -> np.ndarray:
@@ -253,7 +253,7 @@ def test_the_text_tells_which_loss_is_meant() -> None:
     graph = graph_of(text % "")
     loss, judge = (node.layer for node in graph.nodes[-2:])
     assert loss == YoloGridLoss(3, 4, 2, constriant=True)
-    assert judge == YoloGridEvaluate(3, 4, 2, nms=0.5)
+    assert judge == YoloGridEvaluate(side=3, num_class=4, num_object=2, nms=0.5)
     assert graph.nodes[-1].name == "judge"
     with pytest.raises(NetcError, match="no biases"):
         graph_of(text % "biases: 1 biases: 2 biases: 1 biases: 2")
