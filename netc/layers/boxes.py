@@ -51,6 +51,29 @@ def overlap(xp: ArrayNamespace, a: Array, b: Array, *, pixels: bool = False) -> 
     return xp.where(common > 0, common / xp.where(union > 0, union, 1), 0)
 
 
+def judged(xp: ArrayNamespace, overlaps: Array, least: float, difficult: Array) -> Array:
+    """Return of boxes, the best first, whether they are right and whether they are wrong, (R, 2).
+
+    Each finds the object that it overlaps most, `overlaps` (R, G), if by `least` or more. The first
+    to find it is right, the others are wrong, as are those that find none. Where an object is
+    `difficult` (G,), who finds it is neither.
+    """
+    results = xp.zeros((len(overlaps), 2), bool)
+    if not overlaps.shape[1]:
+        results[:, 1] = True
+        return results
+    best = overlaps.argmax(axis=1).tolist()
+    enough = (overlaps.max(axis=1) >= least).tolist()
+    taken: set[int] = set()
+    for row, (index, hit) in enumerate(zip(best, enough, strict=True)):
+        if not hit:
+            results[row, 1] = True
+        elif not bool(difficult[index]):
+            results[row, 1 if index in taken else 0] = True
+            taken.add(index)
+    return results
+
+
 def _sizes(boxes: Array) -> Array:
     """Return the sizes (..., 2) of boxes."""
     return boxes[..., 2:] - boxes[..., :2]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from netc.layers.accuracy import Measure
 from netc.layers.annotated import OBJECT
-from netc.layers.boxes import clipped, overlap
+from netc.layers.boxes import clipped, judged, overlap
 from netc.layers.data import Reader
 from netc.layers.proposal import check_rows
 from netc.layers.registry import layer
@@ -200,21 +200,9 @@ class Evaluation(Measure):
         found, boxes = found[order], boxes[order]
         rows = xp.zeros((len(found), _JUDGED), dtype=found.dtype)
         rows[:, :3] = found[:, :3]
-        if not len(objects):
-            rows[:, 4] = 1
-            return rows
         overlaps = overlap(xp, boxes[:, None], wanted, pixels=pixels)
-        best = overlaps.argmax(axis=1).tolist()
-        enough = (overlaps.max(axis=1) >= self.overlap_threshold).tolist()
-        difficult = (objects[:, 7] != 0).tolist()
-        taken: set[int] = set()
-        for row, (index, hit) in enumerate(zip(best, enough, strict=True)):
-            if hit and difficult[index] and not self.evaluate_difficult_gt:
-                continue
-            right = hit and index not in taken
-            rows[row, 3 if right else 4] = 1
-            if right:
-                taken.add(index)
+        difficult = (objects[:, 7] != 0) & (not self.evaluate_difficult_gt)
+        rows[:, 3:5] = judged(xp, overlaps, self.overlap_threshold, difficult)
         return rows
 
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:

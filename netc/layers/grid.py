@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netc.layers.accuracy import Measure
+from netc.layers.boxes import judged
 from netc.layers.data import Data
 from netc.layers.losses import SCALAR, Loss
 from netc.layers.registry import layer
@@ -319,7 +320,7 @@ class BoxEvaluation(Measure):
     def whole_bottoms(self, n_bottoms: int) -> tuple[bool, ...]:
         return (False, True, False)[:n_bottoms]
 
-    def judged(
+    def rows(
         self,
         xp: ArrayNamespace,
         labels: Array,
@@ -335,19 +336,8 @@ class BoxEvaluation(Measure):
         """
         rows = xp.zeros((len(labels), 4), scores.dtype)
         rows[:, 0], rows[:, 1] = labels, scores
-        if not len(classes):
-            rows[:, 3] = 1
-            return rows
         overlaps = xp.where(labels[:, None] == classes, overlaps, -1)
-        best = overlaps.argmax(axis=1).tolist()
-        enough = (overlaps.max(axis=1) >= max(self.threshold, 0)).tolist()
-        taken: set[int] = set()
-        for row, (index, hit) in enumerate(zip(best, enough, strict=True)):
-            if not hit:
-                rows[row, 3] = 1
-            elif not bool(difficult[index]):
-                rows[row, 3 if index in taken else 2] = 1
-                taken.add(index)
+        rows[:, 2:] = judged(xp, overlaps, max(self.threshold, 0), difficult)
         return rows
 
 
@@ -418,7 +408,7 @@ class YoloGridEvaluate(BoxEvaluation):
             order = order[xp.argsort(found[image, order], kind="stable")]
             (where,) = xp.nonzero(objects[image])
             overlaps = likeness(xp, boxes[image, order][:, :, None], true[image][:, where])
-            rows = self.judged(
+            rows = self.rows(
                 xp,
                 *(found[image, order], scores[image, order], overlaps),
                 *(classes[image, where], difficult[image, where]),

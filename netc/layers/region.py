@@ -583,7 +583,7 @@ class EvalDetection(BoxEvaluation):
             order = order[xp.argsort(labels[image, order], kind="stable")]
             classes = wanted[:, 0].astype(int)
             overlaps = overlap(xp, boxes[image, order][:, None], _corners_of(xp, wanted))
-            rows = self.judged(
+            rows = self.rows(
                 xp,
                 *(labels[image, order], scores[image, order], overlaps),
                 *(classes, xp.zeros_like(classes)),
