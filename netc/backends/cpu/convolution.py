@@ -346,12 +346,11 @@ class ConvolutionKernel(Kernel):
         else:
             which = onednn.DIFF_SRC_MD, onednn.DIFF_DST_MD
         image, small = (self._data.desc(i) for i in which)
-        self._weights_for_data = self._data.desc(onednn.WEIGHTS_MD)
         scratch = self._scratch_backward
         self._data_moves = (
             Mover(self.image, image, scratch),
             Mover(self.small, small, scratch),
-            Mover(self.weight, self._weights_for_data, scratch),
+            Mover(self.weight, self._data.desc(onednn.WEIGHTS_MD), scratch),
         )
 
     def _choose_weights(self) -> None:

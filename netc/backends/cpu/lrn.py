@@ -306,7 +306,7 @@ class _ChannelSum(_Sum):
         if name in _BLOCKED:
             block = _BLOCKED[name]
         elif not last:
-            name = next(known for known, places in _BLOCKED.items() if places == block)
+            name = f"aBcd{block}b"
         whole = Desc.blocked(shape, name)
         assert whole is not None, "a name of a usual layout"
         self.layout = whole.layout
