@@ -173,6 +173,14 @@ class Desc(_Owned):
             return cls.plain(dims)
         return _named(tuple(dims), name)
 
+    @classmethod
+    def channels_last(cls, dims: Sequence[int], dtype: int = F32) -> Desc:
+        """Return the descriptor of 3 to 5 dims where the channels of a place are neighbours."""
+        name = "a" + "cde"[: len(dims) - 2] + "b"
+        found = cls.blocked(dims, name + _BF16_MARK if dtype == BF16 else name)
+        assert found is not None, "a name of a usual layout"
+        return found
+
     def part(self, dims: Sequence[int], axis: int, start: int) -> Desc:
         """Return the descriptor of a part of this array, for the memory of the whole.
 

@@ -12,6 +12,7 @@ from netc.assemble import load_graph
 from netc.backends import find_backend
 from netc.backends.base import Precision
 from netc.backends.cpu import CpuBackend, onednn
+from netc.backends.cpu.convolution import ConvolutionKernel
 from netc.graph.types import Graph
 from netc.layers.types import Phase
 from netc.plan import plan
@@ -163,6 +164,21 @@ def test_without_the_processor_for_it_the_log_says_so(
     assert "no AVX512-BF16 or AMX" in caplog.text
     find_backend("reference", Precision.BF16)
     assert "the reference backend computes in float32 only" in caplog.text
+
+
+@pytest.mark.parametrize(("channels", "group"), [(16, 2), (16, 16), (20, 1), (20, 4)])
+def test_gradients_of_weights_have_a_fast_kernel(channels: int, group: int) -> None:
+    """Where groups of channels do not fill blocks, on copies with channels last."""
+    text = CHAIN.replace("num_output: 16", f"num_output: {channels}").replace(
+        'bottom: "a" top: "b"\n        convolution_param {',
+        f'bottom: "a" top: "b"\n        convolution_param {{ group: {group}',
+    )
+    graph = graph_of(text)
+    for kernel in bf16_plan(graph).kernels:
+        if isinstance(kernel, ConvolutionKernel):
+            assert "gemm" not in kernel._weights.implementation
+    exact, ours = run(graph, Precision.FP32), run(graph, Precision.BF16)
+    assert distance(gradient(ours), gradient(exact)) < DISTANCE
 
 
 def test_what_has_no_bf16_form_runs_in_float32() -> None:

@@ -212,12 +212,12 @@ def test_lrn_of_channels_that_follow_each_other(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", [(2, 32, 9, 7), (2, 36, 14, 14), (1, 16, 31, 29)])
+@pytest.mark.parametrize("shape", [(2, 32, 9, 7), (2, 64, 14, 14), (1, 32, 31, 29)])
 def test_convolutions_of_three_by_three_pixels(
     shape: tuple[int, ...], relu: bool, group: int
 ) -> None:
     """Without AVX-512 the passes work on copies in the layouts that suit them best."""
-    settings = f"num_output: 136 kernel_size: 3 pad: 1 group: {group}"
+    settings = f"num_output: 160 kernel_size: 3 pad: 1 group: {group}"
     text = net("Convolution", f"convolution_param {{ {settings} }}", (shape,), relu=relu)
     check(text)
     copied = plan(graph_of(text), find_backend("cpu"), train=True).inner_reorders
@@ -234,6 +234,30 @@ def test_convolutions_of_grey_images(shape: tuple[int, ...], relu: bool) -> None
         "convolution_param { num_output: 20 kernel_size: 3 weight_filler { type: 'xavier' } }"
     )
     check(net("Convolution", settings, (shape,), relu=relu))
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(2, 36, 14, 14), (2, 36, 5, 6, 7), (3, 36, 9)])
+def test_groups_that_fill_no_block(shape: tuple[int, ...], group: int) -> None:
+    settings = f"num_output: 136 kernel_size: 3 pad: 1 group: {group}"
+    check(net("Convolution", f"convolution_param {{ {settings} }}", (shape,), relu=True))
+    check(net("Deconvolution", f"convolution_param {{ {settings} }}", (shape,)))
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
+@pytest.mark.parametrize(("group", "layout"), [(1, "acdb"), (4, "acdb"), (20, "aBcd16b")])
+def test_convolutions_behind_channels_that_fill_no_block(
+    group: int, layout: str, phase: Phase
+) -> None:
+    """They are neighbours then, with AVX-512; depthwise ones train on blocks all the same."""
+    settings = f"num_output: 20 kernel_size: 3 pad: 1 group: {group}"
+    text = net("Convolution", f"convolution_param {{ {settings} }}", ((2, 20, 9, 7),), relu=True)
+    text = text.replace("dim: 20", "dim: 3", 1)
+    check(text, phase)
+    p = plan(graph_of(text, phase), find_backend("cpu"), train=phase is Phase.TRAIN)
+    steps = [step for step in p.forward if isinstance(step, Step) and step.kernel == "cpu"]
+    if onednn.has_avx512() and phase is Phase.TRAIN:
+        assert [str(p.buffers[step.tops[0]].layout) for step in steps[:2]] == ["acdb", layout]
 
 
 @pytest.mark.parametrize("relu", [False, True])
