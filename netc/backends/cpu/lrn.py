@@ -270,12 +270,16 @@ class _PixelSum(_Sum):
     """Over the pixels around a pixel: the mean times their number, padding included."""
 
     def __init__(self, job: Job, size: int) -> None:
-        n, *each = positive(job.bottoms[0])
-        whole, self.layout = same_layout(job)
+        shape = n, *each = positive(job.bottoms[0])
+        name = _name(job, shape)
+        # In C order, the kernel for AVX-512 mistakes the operands of what stands behind it.
+        whole = Desc.blocked(shape, name or f"aBcd{_block()}b")
+        if whole is None:
+            raise Impossible(f"the bottom lies as {name}")
+        self.layout = whole.layout
         items = _items(n, whole.nbytes // 4 // n)
         part = Desc.blocked((items, *each), whole.name)
-        if part is None or part.dtype == "uint16":
-            raise Impossible(f"the bottom lies as {whole.name}")
+        assert part is not None, "a name of a usual layout"
         self.part, self.pieces, self.unit = part, n // items, float(size * size)
         self._window = [dims_of([places] * 2) for places in (1, size, 0, size // 2, size // 2)]
 
@@ -297,10 +301,7 @@ class _ChannelSum(_Sum):
 
     def __init__(self, job: Job, size: int) -> None:
         shape = n, channels, height, width = positive(job.bottoms[0])
-        given, block = job.layouts[0], 16 if onednn.has_avx512() else 8
-        if given is not None and given.dtype == "uint16":
-            raise Impossible("the bottom is in bfloat16")
-        name = "" if given is None or given.dims != shape else given.name
+        name, block = _name(job, shape), _block()
         # Blocks of all pixels, one after the other, or the blocks of each pixel.
         last = name == "acdb" and channels % block == 0
         if name in _BLOCKED:
@@ -339,6 +340,19 @@ class _ChannelSum(_Sum):
 
 
 _BLOCKED = {"aBcd16b": 16, "aBcd8b": 8}
+
+
+def _name(job: Job, shape: tuple[int, ...]) -> str:
+    """Return the name of how the bottom lies, if it is one for this shape."""
+    given = job.layouts[0]
+    if given is not None and given.dtype == "uint16":
+        raise Impossible("the bottom is in bfloat16")
+    return "" if given is None or given.dims != shape else given.name
+
+
+def _block() -> int:
+    """Return how many channels are a block on this processor."""
+    return 16 if onednn.has_avx512() else 8
 
 
 def _band(block: int, reach: int, around: int) -> Array:
