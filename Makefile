@@ -67,7 +67,7 @@ quickstart: $(VENV)/.installed
 # -- checks -----------------------------------------------------------------------------------
 
 test: $(VENV)/.installed-dev
-	@$(RUN) -m pytest $(PYTEST_ARGS)
+	@$(RUN) -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
