@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from netc.backends.base import Binding, Declined, Job, Layout, Prepared, Terms
 from netc.backends.cpu import onednn
 from netc.backends.cpu.onednn import Desc, Primitive
-from netc.layers.types import Array
+from netc.layers.types import Array, KeptType
 from netc.layers.window import Slide
 
 ALIGNMENT = 64
@@ -86,6 +86,25 @@ class Scratch:
         start = self.nbytes
         self.nbytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return lambda binding: binding.scratch[start : start + nbytes]
+
+
+class Workspace:
+    """What a primitive for training leaves for its backward pass, if anything, as `kept` says.
+
+    Nothing else may be kept by the kernel.
+    """
+
+    def __init__(self, name: str, forward: Primitive | None) -> None:
+        self._desc = None if forward is None else forward.workspace()
+        self.kept: tuple[KeptType, ...] = ()
+        if self._desc is not None:
+            self.kept = (KeptType(name, (self._desc.nbytes,), "uint8"),)
+
+    def argument(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
+        """Return it as an argument of both passes."""
+        if self._desc is None:
+            return {}
+        return {onednn.WORKSPACE: (self._desc, binding.kept[0])}
 
 
 class Mover:

@@ -22,6 +22,7 @@ from netc.backends.cpu.kernel import (
     Impossible,
     Kernel,
     Scratch,
+    Workspace,
     fast,
     in_a_row,
     move,
@@ -42,7 +43,7 @@ from netc.backends.cpu.onednn import (
     primitive,
 )
 from netc.layers.normalization import LRN, NormRegion
-from netc.layers.types import Array, KeptType, Reads
+from netc.layers.types import Array, Reads
 
 #: Elements that are worked on at a time: few enough for what they need besides to be small.
 PIECE = 1 << 20
@@ -88,8 +89,6 @@ class LrnKernel(Kernel):
             "LRN",
         )
         self._y = self._forward.desc(onednn.DST_MD)
-        kept: tuple[KeptType, ...] = ()
-        self._workspace: Desc | None = None
         if job.train:
             self._backward = fast(
                 primitive(
@@ -103,14 +102,12 @@ class LrnKernel(Kernel):
                 ),
                 "gradient of LRN",
             )
-            self._workspace = self._forward.workspace()
-            if self._workspace is not None:
-                kept = (KeptType("workspace", (self._workspace.nbytes,), "uint8"),)
+        self._workspace = Workspace("workspace", self._forward if job.train else None)
         self.terms = Terms(
             bottoms=(layout,),
             tops=(self._y.layout,),
             params=(),
-            kept=kept,
+            kept=self._workspace.kept,
             reads=Reads.BOTTOM if job.train else Reads.NOTHING,
         )
 
@@ -118,21 +115,18 @@ class LrnKernel(Kernel):
         arrays = {
             onednn.SRC: (self._x, binding.bottoms[0]),
             onednn.DST: (self._y, binding.tops[0]),
+            **self._workspace.argument(binding),
         }
-        return self._forward.bind(arrays | self._left(binding))
+        return self._forward.bind(arrays)
 
     def backward(self, binding: Binding) -> Prepared:
         arrays = {
             onednn.SRC: (self._x, binding.bottoms[0]),
             onednn.DIFF_DST: (self._y, binding.top_diffs[0]),
             onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
+            **self._workspace.argument(binding),
         }
-        return self._backward.bind(arrays | self._left(binding))
-
-    def _left(self, binding: Binding) -> dict[int, tuple[Desc, Array]]:
-        if self._workspace is None:
-            return {}
-        return {onednn.WORKSPACE: (self._workspace, binding.kept[0])}
+        return self._backward.bind(arrays)
 
 
 class SummingLrnKernel(Kernel):

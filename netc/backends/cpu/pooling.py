@@ -13,15 +13,16 @@ from netc.backends.cpu.activation import formula_behind
 from netc.backends.cpu.kernel import (
     Impossible,
     Kernel,
+    Workspace,
     fast,
     in_a_row,
     padding_behind,
     positive,
     same_layout,
 )
-from netc.backends.cpu.onednn import Desc, PostOps, dims_of, primitive
+from netc.backends.cpu.onednn import PostOps, dims_of, primitive
 from netc.layers.pooling import PoolMethod, WindowPooling
-from netc.layers.types import BlobType, KeptType, Reads
+from netc.layers.types import BlobType, Reads
 
 
 class PoolingKernel(Kernel):
@@ -70,21 +71,17 @@ class PoolingKernel(Kernel):
             "pooling",
         )
         self._y = self._forward.desc(onednn.DST_MD)
-        kept: tuple[KeptType, ...] = ()
-        self._workspace: Desc | None = None
         if job.train:
             self._backward = fast(
                 primitive("pooling_backward", algorithm, self._x, self._y, *window, self._forward),
                 "gradient of pooling",
             )
-            self._workspace = self._forward.workspace()
-            if self._workspace is not None:
-                kept = (KeptType("choice", (self._workspace.nbytes,), "uint8"),)
+        self._choice = Workspace("choice", self._forward if job.train else None)
         self.terms = Terms(
             bottoms=(layout,),
             tops=(self._y.layout,),
             params=(),
-            kept=kept,
+            kept=self._choice.kept,
             reads=Reads.TOP if job.train and self._formula is not None else Reads.NOTHING,
         )
 
@@ -92,9 +89,8 @@ class PoolingKernel(Kernel):
         arrays = {
             onednn.SRC: (self._x, binding.bottoms[0]),
             onednn.DST: (self._y, binding.tops[0]),
+            **self._choice.argument(binding),
         }
-        if self._workspace is not None:
-            arrays[onednn.WORKSPACE] = (self._workspace, binding.kept[0])
         return self._forward.bind(arrays)
 
     def backward(self, binding: Binding) -> Prepared:
@@ -105,7 +101,6 @@ class PoolingKernel(Kernel):
         arrays = {
             onednn.DIFF_DST: (self._y, dy),
             onednn.DIFF_SRC: (self._x, binding.bottom_diffs[0]),
+            **self._choice.argument(binding),
         }
-        if self._workspace is not None:
-            arrays[onednn.WORKSPACE] = (self._workspace, binding.kept[0])
         return in_a_row([*calls, self._backward.bind(arrays)])
