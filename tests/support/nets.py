@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -108,7 +109,8 @@ def net_texts(draw: st.DrawFn, *, shared: bool = False) -> str:
     Blobs read several times; with `shared` also params.
     """
     net = _Text(shares=shared)
-    shape = (2, draw(st.integers(1, 4)), draw(st.integers(3, 5)), draw(st.integers(3, 5)))
+    height, width = draw(st.integers(3, 5)), draw(st.integers(3, 5))
+    shape = (2, draw(st.sampled_from([1, 2, 3, 4, 16])), height, width)
     dims = " ".join(f"dim: {n}" for n in shape)
     net.layer("Input", (), ("data",), f"input_param {{ shape {{ {dims} }} }}")
     # The data itself is behind a layer with params, so that gradients have somewhere to go.
@@ -125,12 +127,13 @@ def net_texts(draw: st.DrawFn, *, shared: bool = False) -> str:
     return "\n".join(net.lines)
 
 
-def _conv(bottom: int, top: int, net: _Text) -> str:
+def _conv(bottom: int, top: int, net: _Text, group: int = 1) -> str:
     # One set of weights for all convolutions of these channels.
-    share = f"param {{ name: 'w{bottom}x{top}' }} param {{ name: 'b{bottom}x{top}' }} "
+    key = f"{bottom}x{top}by{group}"
+    share = f"param {{ name: 'w{key}' }} param {{ name: 'b{key}' }} "
     return (
         f"{share if net.shares else ''}convolution_param {{ num_output: {top} kernel_size: 3 "
-        "pad: 1 weight_filler { type: 'xavier' } }"
+        f"pad: 1 group: {group} weight_filler {{ type: 'xavier' }} }}"
     )
 
 
@@ -171,8 +174,10 @@ def _draw_layer(draw: st.DrawFn, net: _Text) -> None:
             net.layer(layer, (name,), (top,), _POINTWISE[layer])
             made = [(top, shape)]
         case "conv":
-            channels = draw(st.integers(1, 4))
-            net.layer("Convolution", (name,), (top,), _conv(c, channels, net))
+            # Some fill a block of channels, some a part of one or of the second.
+            channels = draw(st.sampled_from([1, 2, 3, 4, 16, 20]))
+            group = draw(st.sampled_from([1, 1, math.gcd(c, channels)]))
+            net.layer("Convolution", (name,), (top,), _conv(c, channels, net, group))
             made = [(top, (n, channels, h, w))]
         case "sum" | "concat":
             others = [b for b in net.blobs if b[1] == shape]
