@@ -267,7 +267,7 @@ class _PixelSum(_Sum):
         shape = n, *each = positive(job.bottoms[0])
         name = _name(job, shape)
         # In C order, the kernel for AVX-512 mistakes the operands of what stands behind it.
-        whole = Desc.blocked(shape, name or f"aBcd{_block()}b")
+        whole = Desc.blocked(shape, name) if name else Desc.in_blocks(shape, _block())
         if whole is None:
             raise Impossible(f"the bottom lies as {name}")
         self.layout = whole.layout
@@ -308,9 +308,7 @@ class _ChannelSum(_Sum):
         blocks, pixels = -(-channels // block), height * width
         items = _items(n, blocks * block * pixels)
         dims = (items, block, pixels, blocks) if last else (items, block, blocks, pixels)
-        part = Desc.blocked(dims, f"aBcd{block}b")
-        assert part is not None, "a name of a usual layout"
-        self.part, self.pieces = part, n // items
+        self.part, self.pieces = Desc.in_blocks(dims, block), n // items
         around = -(-(size // 2) // block)
         self._weights = _band(block, size // 2, around).reshape(
             (block, block, *((1, -1) if last else (-1, 1)))

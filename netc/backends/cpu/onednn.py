@@ -176,8 +176,16 @@ class Desc(_Owned):
     @classmethod
     def channels_last(cls, dims: Sequence[int], dtype: int = F32) -> Desc:
         """Return the descriptor of 3 to 5 dims where the channels of a place are neighbours."""
-        name = "a" + "cde"[: len(dims) - 2] + "b"
-        found = cls.blocked(dims, name + _BF16_MARK if dtype == BF16 else name)
+        return cls._usual(dims, "a" + "cde"[: len(dims) - 2] + "b", dtype)
+
+    @classmethod
+    def in_blocks(cls, dims: Sequence[int], channels: int, dtype: int = F32) -> Desc:
+        """Return the descriptor of 3 to 5 dims in blocks of 4, 8 or 16 channels."""
+        return cls._usual(dims, "aB" + "cde"[: len(dims) - 2] + f"{channels}b", dtype)
+
+    @classmethod
+    def _usual(cls, dims: Sequence[int], name: str, dtype: int) -> Desc:
+        found = _named(tuple(dims), name + _BF16_MARK if dtype == BF16 else name)
         assert found is not None, "a name of a usual layout"
         return found
 
