@@ -28,6 +28,10 @@ from tests.support.nets import graph_of, net_texts, require, set_inputs
 # to ten layers' results; as vectors they differ by about that, where nothing cancels.
 DISTANCE = 0.05
 
+# Of random nets: a value near the kink of a ReLU or a maximum may round to its other side, where
+# its whole gradient is another; in a net of a few hundred values one is some percent of all.
+DISTANCE_WITH_KINKS = 0.2
+
 
 @pytest.fixture(autouse=True)
 def _works() -> None:
@@ -65,7 +69,7 @@ def test_random_nets_are_near_float32(text: str) -> None:
     for key in graph.outputs:
         assert distance(ours.data(key), exact.data(key)) < DISTANCE, key
     # All at once: a gradient may be zero but for rounding, as that of a bias before a BatchNorm.
-    assert distance(gradient(ours), gradient(exact)) < DISTANCE
+    assert distance(gradient(ours), gradient(exact)) < DISTANCE_WITH_KINKS
 
 
 def gradient(net: Executor) -> np.ndarray:
