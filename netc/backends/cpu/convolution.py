@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from netc.backends.base import Binding, Job, Layout, Precision, Prepared, Terms
 from netc.backends.cpu import onednn
+from netc.backends.cpu.bias import BiasGradient
 from netc.backends.cpu.epilogue import Epilogue
 from netc.backends.cpu.kernel import (
     Impossible,
@@ -119,13 +120,19 @@ class ConvolutionKernel(Kernel):
         }
         self._any_gradient = any_layout(self._shape.weight)
         self._want_data = job.train and job.wants_bottoms[0]
-        self._want_weights = job.train and any(job.wants_params)
+        self._want_weights = job.train and job.wants_params[0]
+        self._want_bias = job.train and layer.bias_term and job.wants_params[1]
         self._choose_forward(job)
         self._prepare_forward()
         if self._want_data:
             self._choose_data()
         if self._want_weights:
             self._choose_weights()
+        self._bias_alone: BiasGradient | None = None
+        if self._want_bias and (layer.transposed or not self._want_weights):
+            assert self._bias is not None
+            at = self.image if layer.transposed else self.small
+            self._bias_alone = BiasGradient(at, self._dtype, self._bias, self._scratch_backward)
         bottom = (self.small if layer.transposed else self.image).layout
         top = (self.image if layer.transposed else self.small).layout
         reads = Reads.NOTHING
@@ -189,7 +196,7 @@ class ConvolutionKernel(Kernel):
                 *window,
                 self._hint(),
             )
-        bias = self._bias if self._wants_bias and not self._layer.transposed else None
+        bias = self._bias if self._want_bias and not self._layer.transposed else None
         return primitive(
             "convolution_backward_weights",
             algorithm,
@@ -200,10 +207,6 @@ class ConvolutionKernel(Kernel):
             *window,
             self._hint(),
         )
-
-    @property
-    def _wants_bias(self) -> bool:
-        return self._layer.bias_term and self._job.wants_params[1]
 
     def _hint(self) -> Primitive:
         if not hasattr(self, "_gather_hint"):
@@ -405,8 +408,6 @@ class ConvolutionKernel(Kernel):
             Mover(self.small, self._weights.desc(onednn.DIFF_DST_MD), scratch),
             Mover(self.weight, self._weights.desc(onednn.DIFF_WEIGHTS_MD), scratch),
         )
-        if not self._job.wants_params[0]:
-            self._unused_weights = scratch.reserve(self.weight.nbytes)
 
     def _prepare_forward(self) -> None:
         self._add_bias: Primitive | None = None
@@ -415,10 +416,6 @@ class ConvolutionKernel(Kernel):
             self._per_channel = each
             self._add_bias = required(
                 primitive("binary", onednn.ADD, self.image, each, self.image), "sum with a bias"
-            )
-            self._sum_bias = required(
-                primitive("reduction", onednn.REDUCTION_SUM, self.image, each, 0.0, 0.0),
-                "sum per channel",
             )
 
     # -- running -----------------------------------------------------------------------------------
@@ -470,6 +467,10 @@ class ConvolutionKernel(Kernel):
 
     def backward(self, binding: Binding) -> Prepared:
         calls = self._epilogue.gradient(binding, self.small)
+        if self._bias_alone is not None:
+            db = binding.param_diffs[1]
+            assert db is not None
+            calls.append(self._bias_alone.bind(binding, binding.top_diffs[0], db))
         if self._want_weights:
             calls += self._weight_calls(binding)
         if self._want_data:
@@ -510,28 +511,15 @@ class ConvolutionKernel(Kernel):
         image, small = (dy, x) if transposed else (x, dy)
         to_image, to_small, to_weight = self._weights_moves
         dw = binding.param_diffs[0]
-        calls: list[Prepared] = []
-        if dw is None:
-            # Only the bias is trained, and the library has no primitive for that alone.
-            dw = self._unused_weights(binding)
         arrays = {
             onednn.SRC: (to_image.wanted, to_image.array(binding, image)),
             onednn.DIFF_DST: (to_small.wanted, to_small.array(binding, small)),
             onednn.DIFF_WEIGHTS: (to_weight.wanted, to_weight.array(binding, dw)),
         }
-        if self._wants_bias:
+        if self._want_bias and self._bias_alone is None:
             assert self._bias is not None
-            db = binding.param_diffs[1]
-            if transposed:
-                calls.append(
-                    self._sum_bias.bind(
-                        {onednn.SRC: (self.image, dy), onednn.DST: (self._per_channel, db)}
-                    )
-                )
-            else:
-                arrays[onednn.DIFF_BIAS] = (self._bias, db)
+            arrays[onednn.DIFF_BIAS] = (self._bias, binding.param_diffs[1])
         return [
-            *calls,
             *to_image.before(binding, image),
             *to_small.before(binding, small),
             self._weights.bind(arrays),

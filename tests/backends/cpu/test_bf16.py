@@ -185,6 +185,13 @@ def test_gradients_of_weights_have_a_fast_kernel(channels: int, group: int) -> N
     assert distance(gradient(ours), gradient(exact)) < DISTANCE
 
 
+def test_a_bias_that_is_trained_alone() -> None:
+    text = CHAIN.replace('top: "b"', 'top: "b" param { lr_mult: 0 } param { lr_mult: 1 }')
+    graph = graph_of(text)
+    exact, ours = run(graph, Precision.FP32), run(graph, Precision.BF16)
+    assert distance(gradient(ours), gradient(exact)) < DISTANCE
+
+
 def test_what_has_no_bf16_form_runs_in_float32() -> None:
     """A Deconvolution reads and writes float32; the copies stand in the plan."""
     text = CHAIN.replace(

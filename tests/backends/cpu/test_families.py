@@ -244,6 +244,13 @@ def test_groups_that_fill_no_block(shape: tuple[int, ...], group: int) -> None:
     check(net("Deconvolution", f"convolution_param {{ {settings} }}", (shape,)))
 
 
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+@pytest.mark.parametrize("shape", [(2, 20, 7), (2, 3, 9, 8), (2, 16, 5, 6), (2, 5, 4, 6, 5)])
+def test_a_bias_that_is_trained_alone(kind: str, shape: tuple[int, ...]) -> None:
+    settings = f"convolution_param {{ num_output: {shape[1]} kernel_size: 3 }}"
+    check(net(kind, f"{settings} param {{ lr_mult: 0 }} param {{ lr_mult: 1 }}", (shape,)))
+
+
 @pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.TEST])
 @pytest.mark.parametrize(("group", "layout"), [(1, "acdb"), (4, "acdb"), (20, "aBcd16b")])
 def test_convolutions_behind_channels_that_fill_no_block(
