@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from netc.errors import fail, nearest
@@ -117,13 +118,27 @@ def _constant(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ..
     return xp.full(shape, filler.value, dtype="float32")
 
 
+#: Numbers that are drawn at a time: they are of twice the size of what they become.
+_PIECE = 1 << 20
+
+
+def _in_pieces(xp: ArrayNamespace, shape: tuple[int, ...], draw: Callable[[int], Array]) -> Array:
+    """Return what one call would draw for the shape; `draw` gets the number of elements."""
+    values = xp.empty(shape, dtype="float32")
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        piece[...] = xp.asarray(draw(piece.size))
+    return values
+
+
 def _uniform(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
-    return rng.uniform(filler.min, filler.max, shape)
+    return _in_pieces(xp, shape, partial(rng.uniform, filler.min, filler.max))
 
 
 def _gaussian(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Normal values; with `sparse: s` each survives with probability s / shape[0]."""
-    values = rng.normal(filler.mean, filler.std, shape)
+    values = _in_pieces(xp, shape, partial(rng.normal, filler.mean, filler.std))
     if filler.sparse < 0:
         return values
     units = shape[0] if shape else 1
@@ -133,12 +148,13 @@ def _gaussian(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ..
 def _xavier(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Uniform with variance 1 / fan. Glorot and Bengio, AISTATS 2010."""
     bound = math.sqrt(3.0 / filler.fan(shape))
-    return rng.uniform(-bound, bound, shape)
+    return _in_pieces(xp, shape, partial(rng.uniform, -bound, bound))
 
 
 def _msra(filler: Filler, xp: ArrayNamespace, rng: Any, shape: tuple[int, ...]) -> Array:
     """Normal with variance 2 / fan. He et al., ICCV 2015."""
-    return rng.normal(0.0, math.sqrt(2.0 / filler.fan(shape)), shape)
+    std = math.sqrt(2.0 / filler.fan(shape))
+    return _in_pieces(xp, shape, partial(rng.normal, 0.0, std))
 
 
 def _positive_unitball(

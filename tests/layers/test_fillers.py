@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netc.errors import NetcError
+from netc.layers import fillers
 from netc.layers.fillers import Filler, VarianceNorm
 from netc.schema import bind_fields, netc_pb2
 
@@ -210,3 +212,19 @@ def test_a_gaussian_unitball_has_units_of_length_1(shape: tuple[int, ...]) -> No
     rows = np.asarray(values, np.float64).reshape(shape[0] if shape else 1, -1)
     np.testing.assert_allclose((rows**2).sum(axis=1), 1, rtol=1e-5)
     assert (rows < 0).any() or rows.size < 3
+
+
+@pytest.mark.parametrize("kind", ["uniform", "gaussian", "xavier", "msra"])
+def test_drawing_takes_little_memory_besides_the_values(kind: str) -> None:
+    """The numbers are drawn in float64: at once they would be twice what is kept."""
+    tracemalloc.start()
+    values = draw(Filler(type=kind, std=1), (3000, 4000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * values.nbytes
+
+
+def test_pieces_are_drawn_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = draw(Filler(type="gaussian", std=1), (7, 11))
+    monkeypatch.setattr(fillers, "_PIECE", 5)
+    np.testing.assert_array_equal(draw(Filler(type="gaussian", std=1), (7, 11)), at_once)
