@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from netc.graph.types import Graph
-from netc.runtime import Executor, fill_param
+from netc.runtime import Executor, drawn_param
 from netc.schema import netc_pb2
 from netc.weights import (
     LayerParams,
@@ -98,7 +98,7 @@ def _starts(graph: Graph, found: Match, seed: int) -> Iterator[FloatArray]:
             yield values.reshape(param_type.shape)
             continue
         start = np.zeros(param_type.shape, np.float32)
-        fill_param(graph, index, start, np, seed)
+        start[...] = drawn_param(graph, index, np, seed)
         start.reshape(-1)[: values.size] = values.reshape(-1)
         yield start
 
@@ -116,7 +116,7 @@ def read_params(
     params = [np.zeros(param.shape, np.float32) for param in graph.params]
     if fill:
         for index in range(len(params)):
-            fill_param(graph, index, params[index], np, seed)
+            params[index][...] = drawn_param(graph, index, np, seed)
     for param, values, _ in _values(graph, found):
         params[param].reshape(values.shape)[...] = values
     return params, found

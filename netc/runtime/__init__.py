@@ -1,5 +1,5 @@
 """The runtime stage: a plan and its arrays, run step by step."""
 
-from netc.runtime.executor import Executor, Feed, fill_param, generator
+from netc.runtime.executor import Executor, Feed, drawn_param, generator
 
-__all__ = ["Executor", "Feed", "fill_param", "generator"]
+__all__ = ["Executor", "Feed", "drawn_param", "generator"]

@@ -66,11 +66,11 @@ def generator(seed: int, name: str, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def fill_param(graph: Graph, index: int, values: Array, xp: Any, seed: int) -> None:
-    """Fill the array of one param by its filler, with the random numbers of its owner."""
+def drawn_param(graph: Graph, index: int, xp: Any, seed: int) -> Array:
+    """Return what the filler of one param makes, with the random numbers of its owner."""
     param = graph.params[index]
     rng = generator(seed, graph.nodes[param.owner].name, param.index)
-    values[...] = param.filler.draw(xp, rng, param.shape)
+    return param.filler.draw(xp, rng, param.shape)
 
 
 @dataclass(slots=True)
@@ -360,16 +360,9 @@ class Executor:
 
     def fill_params(self, skip: Sequence[int] | Any = ()) -> None:
         """Fill the params anew from the seed, by their fillers."""
-        graph = self.plan.graph
-        for i, param in enumerate(graph.params):
-            if i in skip:
-                continue
-            if self.plan.param_layouts[i] is None:
-                fill_param(graph, i, self.params[i], self.backend.xp, self.seed)
-                continue
-            values = self._array(param.shape)
-            fill_param(graph, i, values, self.backend.xp, self.seed)
-            self.set_param(i, values)
+        for i in range(len(self.params)):
+            if i not in skip:
+                self.set_param(i, drawn_param(self.plan.graph, i, self.backend.xp, self.seed))
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all params to zero."""
@@ -417,8 +410,10 @@ class Executor:
         if layout is None:
             raw.reshape(shape)[...] = values.reshape(shape)
             return
-        given = self._array(shape)
-        given[...] = values.reshape(shape)
+        given = values.reshape(shape)
+        if type(given) is not type(raw) or given.dtype != raw.dtype or not given.flags.c_contiguous:
+            given = self._array(shape)
+            given[...] = values.reshape(shape)
         self.backend.reorder(shape, given, None, raw, layout)()
 
     def loss(self) -> float:
