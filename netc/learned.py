@@ -97,8 +97,7 @@ def _starts(graph: Graph, found: Match, seed: int) -> Iterator[FloatArray]:
         if whole:
             yield values.reshape(param_type.shape)
             continue
-        start = np.zeros(param_type.shape, np.float32)
-        start[...] = drawn_param(graph, index, np, seed)
+        start = np.array(drawn_param(graph, index, np, seed), order="C")
         start.reshape(-1)[: values.size] = values.reshape(-1)
         yield start
 
