@@ -177,6 +177,7 @@ def test_gradients_of_weights_have_a_fast_kernel(channels: int, group: int) -> N
         'bottom: "a" top: "b"\n        convolution_param {',
         f'bottom: "a" top: "b"\n        convolution_param {{ group: {group}',
     )
+    assert f"group: {group}" in text
     graph = graph_of(text)
     for kernel in bf16_plan(graph).kernels:
         if isinstance(kernel, ConvolutionKernel):
