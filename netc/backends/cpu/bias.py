@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netc.backends.base import Binding, Prepared
 from netc.backends.cpu import onednn
-from netc.backends.cpu.kernel import Scratch, required
+from netc.backends.cpu.kernel import Scratch, quick
 from netc.backends.cpu.onednn import Desc, Primitive, any_layout, dims_of, primitive
 from netc.layers.types import Array
 
@@ -17,27 +17,26 @@ class BiasGradient:
     axes is a plain loop, which takes 25 to 250 times as long.
     """
 
-    def __init__(self, at: Desc, dtype: int, bias: Desc, scratch: Scratch) -> None:
+    def __init__(self, at: Desc, bias: Desc, scratch: Scratch) -> None:
         n, channels, *places = at.dims
         images, ones = (n, 1, *places), [1] * len(places)
         zeros = dims_of([0] * len(places))
         weights = (channels, 1, *ones)
         algorithm, window = onednn.CONVOLUTION_DIRECT, (dims_of(ones), zeros, zeros, zeros)
-        found: Primitive | None = None
-        for image in (Desc.plain(images, dtype), any_layout(images, dtype)):
+
+        def sum_with(image: object) -> Primitive | None:
             hint = primitive(
                 "convolution_forward",
                 onednn.FORWARD_TRAINING,
-                *(algorithm, image, any_layout(weights, dtype), None, at, *window),
+                *(algorithm, image, at.free(weights), None, at, *window),
             )
-            if hint is not None:
-                found = primitive(
-                    "convolution_backward_weights",
-                    *(algorithm, image, any_layout(weights), bias, at, *window, hint),
-                )
-            if found is not None and not found.is_slow:
-                break
-        self._sum = required(found, "sum over a channel")
+            return hint and primitive(
+                "convolution_backward_weights",
+                *(algorithm, image, any_layout(weights), bias, at, *window, hint),
+            )
+
+        asked = (Desc.plain(images, at.type), at.free(images))
+        self._sum = quick(map(sum_with, asked), "sum over a channel")
         self._at, self._bias = at, bias
         self._image, self._weight = (
             self._sum.desc(i) for i in (onednn.SRC_MD, onednn.DIFF_WEIGHTS_MD)

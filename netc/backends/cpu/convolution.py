@@ -28,15 +28,13 @@ from netc.backends.cpu.kernel import (
     move,
     padding_behind,
     positive,
+    quick,
     required,
 )
 from netc.backends.cpu.onednn import Desc, Primitive, any_layout, dims_of, primitive
 from netc.layers.convolution import Filtering
 from netc.layers.types import BlobType, Reads
 from netc.layers.window import Slide
-
-#: Channels that AVX-512 computes at once, in float32.
-_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -80,23 +78,6 @@ class Geometry:
         )
 
 
-def quick(candidates: Iterable[Primitive | None], what: str) -> Primitive:
-    """Return the first primitive with a good implementation, else the first that is no plain loop.
-
-    The candidates are asked for one after the other, as far as needed. Layouts left free may end
-    in a product of windows where there is a better kernel for channels that are last: groups of 18
-    channels take half as long there, in bfloat16 a quarter.
-    """
-    second: Primitive | None = None
-    for found in candidates:
-        if found is None or found.is_slow:
-            continue
-        if found.implementation.startswith(("jit", "brg")):
-            return found
-        second = second or found
-    return required(second, what)
-
-
 class ConvolutionKernel(Kernel):
     """One bottom, one top, and their weights."""
 
@@ -121,7 +102,10 @@ class ConvolutionKernel(Kernel):
         self._any_gradient = any_layout(self._shape.weight)
         self._want_data = job.train and job.wants_bottoms[0]
         self._want_weights = job.train and job.wants_params[0]
-        self._want_bias = job.train and layer.bias_term and job.wants_params[1]
+        bias = self._bias if job.train and layer.bias_term and job.wants_params[1] else None
+        together = self._want_weights and not layer.transposed
+        #: The bias whose gradient comes with that of the weights.
+        self._trained_bias = bias if together else None
         self._choose_forward(job)
         self._prepare_forward()
         if self._want_data:
@@ -129,10 +113,9 @@ class ConvolutionKernel(Kernel):
         if self._want_weights:
             self._choose_weights()
         self._bias_alone: BiasGradient | None = None
-        if self._want_bias and (layer.transposed or not self._want_weights):
-            assert self._bias is not None
+        if bias is not None and not together:
             at = self.image if layer.transposed else self.small
-            self._bias_alone = BiasGradient(at, self._dtype, self._bias, self._scratch_backward)
+            self._bias_alone = BiasGradient(at, bias, self._scratch_backward)
         bottom = (self.small if layer.transposed else self.image).layout
         top = (self.image if layer.transposed else self.small).layout
         reads = Reads.NOTHING
@@ -196,13 +179,12 @@ class ConvolutionKernel(Kernel):
                 *window,
                 self._hint(),
             )
-        bias = self._bias if self._want_bias and not self._layer.transposed else None
         return primitive(
             "convolution_backward_weights",
             algorithm,
             image,
             weight,
-            bias,
+            self._trained_bias,
             small,
             *window,
             self._hint(),
@@ -279,7 +261,8 @@ class ConvolutionKernel(Kernel):
         if self._layer.transposed or self._layer.group > 1:
             return False
         if onednn.has_avx512():
-            return self._shape.image[1] < _BLOCK and self._shape.small[1] % _BLOCK > 0
+            block = onednn.channels_in_block()
+            return self._shape.image[1] < block and self._shape.small[1] % block > 0
         return self._shape.image[1] == 1 and self._want_weights
 
     def _is_slow_in(self, given: Layout) -> bool:
@@ -516,9 +499,8 @@ class ConvolutionKernel(Kernel):
             onednn.DIFF_DST: (to_small.wanted, to_small.array(binding, small)),
             onednn.DIFF_WEIGHTS: (to_weight.wanted, to_weight.array(binding, dw)),
         }
-        if self._want_bias and self._bias_alone is None:
-            assert self._bias is not None
-            arrays[onednn.DIFF_BIAS] = (self._bias, binding.param_diffs[1])
+        if self._trained_bias is not None:
+            arrays[onednn.DIFF_BIAS] = (self._trained_bias, binding.param_diffs[1])
         return [
             *to_image.before(binding, image),
             *to_small.before(binding, small),

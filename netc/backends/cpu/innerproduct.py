@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from netc.backends.base import Binding, Job, Layout, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.convolution import quick
 from netc.backends.cpu.epilogue import Epilogue
 from netc.backends.cpu.kernel import (
     Kernel,
@@ -20,6 +19,7 @@ from netc.backends.cpu.kernel import (
     in_a_row,
     move,
     positive,
+    quick,
     required,
 )
 from netc.backends.cpu.onednn import Desc, OneDnnError, Primitive, any_layout, primitive

@@ -267,7 +267,9 @@ class _PixelSum(_Sum):
         shape = n, *each = positive(job.bottoms[0])
         name = _name(job, shape)
         # In C order, the kernel for AVX-512 mistakes the operands of what stands behind it.
-        whole = Desc.blocked(shape, name) if name else Desc.in_blocks(shape, _block())
+        whole = (
+            Desc.blocked(shape, name) if name else Desc.in_blocks(shape, onednn.channels_in_block())
+        )
         if whole is None:
             raise Impossible(f"the bottom lies as {name}")
         self.layout = whole.layout
@@ -295,16 +297,11 @@ class _ChannelSum(_Sum):
 
     def __init__(self, job: Job, size: int) -> None:
         shape = n, channels, height, width = positive(job.bottoms[0])
-        name, block = _name(job, shape), _block()
+        name = _name(job, shape)
+        block = _BLOCKED.get(name, onednn.channels_in_block())
         # Blocks of all pixels, one after the other, or the blocks of each pixel.
         last = name == "acdb" and channels % block == 0
-        if name in _BLOCKED:
-            block = _BLOCKED[name]
-        elif not last:
-            name = f"aBcd{block}b"
-        whole = Desc.blocked(shape, name)
-        assert whole is not None, "a name of a usual layout"
-        self.layout = whole.layout
+        self.layout = (Desc.channels_last(shape) if last else Desc.in_blocks(shape, block)).layout
         blocks, pixels = -(-channels // block), height * width
         items = _items(n, blocks * block * pixels)
         dims = (items, block, pixels, blocks) if last else (items, block, blocks, pixels)
@@ -340,11 +337,6 @@ def _name(job: Job, shape: tuple[int, ...]) -> str:
     if given is not None and given.dtype == "uint16":
         raise Impossible("the bottom is in bfloat16")
     return "" if given is None or given.dims != shape else given.name
-
-
-def _block() -> int:
-    """Return how many channels are a block on this processor."""
-    return 16 if onednn.has_avx512() else 8
 
 
 def _band(block: int, reach: int, around: int) -> Array:

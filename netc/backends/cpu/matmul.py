@@ -6,8 +6,7 @@ from math import prod
 
 from netc.backends.base import Binding, Job, Prepared, Terms
 from netc.backends.cpu import onednn
-from netc.backends.cpu.convolution import quick
-from netc.backends.cpu.kernel import Kernel, in_a_row, positive
+from netc.backends.cpu.kernel import Kernel, in_a_row, positive, quick
 from netc.backends.cpu.onednn import Desc, primitive
 from netc.layers.products import MatMul
 from netc.layers.types import Array, Reads

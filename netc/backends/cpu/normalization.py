@@ -41,12 +41,12 @@ def _how_it_lies(job: Job) -> tuple[Desc, Layout | None]:
     times as long as blocks and the copy into them.
     """
     found, layout = same_layout(job)
-    dims = found.dims
-    if layout is None or layout.dtype != "uint16" or dims[1] % 16 == 0 or not 3 <= len(dims) <= 5:
-        return found, layout
-    if found.same(Desc.channels_last(dims, onednn.BF16)):
-        found = Desc.in_blocks(dims, 16, onednn.BF16)
-    return found, found.layout
+    dims, half, block = found.dims, onednn.BF16, onednn.channels_in_block()
+    unfilled = found.type == half and 3 <= len(dims) <= 5 and dims[1] % block > 0
+    if unfilled and found.same(Desc.channels_last(dims, half)):
+        found = Desc.in_blocks(dims, block, half)
+        layout = found.layout
+    return found, layout
 
 
 class NormKernel(Kernel):

@@ -141,7 +141,9 @@ class Desc(_Owned):
         self.handle = handle
         n = self._number(_NDIMS)
         self.dims = self._vector(_DIMS, n)
-        self.dtype = _TYPES[self._number(_TYPE)]
+        #: The library's number of the type: F32, BF16 or another.
+        self.type = self._number(_TYPE)
+        self.dtype = _TYPES[self.type]
         size = _function("memory_desc_get_size", c_void_p)
         size.restype = c_size_t
         self.nbytes: int = size(handle)
@@ -202,7 +204,7 @@ class Desc(_Owned):
 
     def free(self, dims: Sequence[int]) -> c_void_p:
         """Return a descriptor of dims and this type that leaves the layout to the primitive."""
-        return any_layout(tuple(dims), BF16 if self.dtype == np.uint16 else F32)
+        return any_layout(tuple(dims), self.type)
 
     @property
     def layout(self) -> Layout | None:
@@ -560,6 +562,11 @@ def reorder(source: Desc, target: Desc, *, add: bool = False) -> Primitive:
 def has_avx512() -> bool:
     """Say whether the processor has AVX-512 (with its parts BW, VL and DQ)."""
     return _has(_AVX512)
+
+
+def channels_in_block() -> int:
+    """Return how many channels are a block of float32 on this processor."""
+    return 16 if has_avx512() else 8
 
 
 def has_bf16() -> bool:

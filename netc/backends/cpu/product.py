@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from netc.backends.base import Binding, Prepared
 from netc.backends.cpu import onednn
-from netc.backends.cpu.convolution import quick
-from netc.backends.cpu.kernel import Mover, Scratch
+from netc.backends.cpu.kernel import Mover, Scratch, quick
 from netc.backends.cpu.onednn import Desc, PostOps, any_layout, primitive
 from netc.layers.types import Array
 
