@@ -94,7 +94,7 @@ def test_what_a_solver_refuses(tmp_path: Path) -> None:
 
 
 def test_a_step_sees_what_was_written(tmp_path: Path) -> None:
-    solver = caffe.SGDSolver(write(tmp_path))
+    solver = caffe.SGDSolver(write(tmp_path, "random_seed: 1"))
     before = weights(solver.net)
     assert solver.net is solver.net
     write_inputs(solver.net)
